@@ -1,0 +1,321 @@
+package lot
+
+import (
+	"container/list"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Snapshot is what is known of a resource between the end of one check and the
+// end of the next. It is immutable.
+type Snapshot[S any] struct {
+	State S         // what the last good check read; the zero value before the first
+	Began time.Time // when that check began; zero before the first
+	Fault S         // what the last check failed with; the zero value if it was good
+
+	good    uint64        // the number of the last good check
+	last    uint64        // the number of the last check, good or not
+	next    chan struct{} // closed when another check has ended
+	changed chan struct{} // closed when a check has found something else; all snapshots until then share it
+}
+
+// Next is closed when another check has ended.
+func (s *Snapshot[S]) Next() <-chan struct{} { return s.next }
+
+// Changed is closed when a check has found something else.
+func (s *Snapshot[S]) Changed() <-chan struct{} { return s.changed }
+
+// Known reports whether a check was ever good.
+func (s *Snapshot[S]) Known() bool { return s.good > 0 }
+
+// Failed reports whether the last check failed.
+func (s *Snapshot[S]) Failed() bool { return s.last > s.good }
+
+// Resource is what several requests wait for together.
+type Resource[S any] struct {
+	Name Name
+
+	lot      *Lot[S]
+	snapshot atomic.Pointer[Snapshot[S]]
+	begun    atomic.Uint64 // checks that have begun: a clock that is exact where time is not
+	nudge    chan struct{} // tells the poller to look at what mu protects
+
+	// protected by lot.mu
+	key       Key
+	listed    bool          // it can be found
+	members   int           // requests that have joined
+	idle      *list.Element // in lot.idle, while there are no members
+	linger    *time.Timer   // forgets it
+	onForget  []func()      // each never blocks
+	forgotten bool          // onForget was called
+
+	mu       sync.Mutex // protects what follows; lot.mu is never taken under it
+	waiters  int        // members who wait for a check or a change
+	polling  bool       // a poller runs
+	checking bool       // a check is in flight
+	wanted   bool       // a check is to begin at once
+	due      time.Time  // when the next check begins otherwise
+	needBy   time.Time  // when it begins at the latest; zero if nobody minds
+	once     bool       // Once was called
+
+	began time.Time // of the check in flight or the last; only the poller's
+}
+
+func newResource[S any](l *Lot[S], key Key, name Name) *Resource[S] {
+	r := &Resource[S]{lot: l, key: key, Name: name, nudge: make(chan struct{}, 1)}
+	r.snapshot.Store(&Snapshot[S]{next: make(chan struct{}), changed: make(chan struct{})})
+	return r
+}
+
+// Snapshot is what is known now.
+func (r *Resource[S]) Snapshot() *Snapshot[S] { return r.snapshot.Load() }
+
+// Wake marks the resource for a check: at once if somebody waits, after the one
+// that is in flight if there is one, or else when somebody waits again. It never
+// blocks.
+func (r *Resource[S]) Wake() {
+	r.mu.Lock()
+	r.wanted = true
+	r.mu.Unlock()
+	r.poke()
+}
+
+// poke makes the poller look again.
+func (r *Resource[S]) poke() {
+	select {
+	case r.nudge <- struct{}{}:
+	default: // it has not looked since the last one
+	}
+}
+
+// Once is true for the first caller only, of all the pollers of the resource.
+func (r *Resource[S]) Once() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first := !r.once
+	r.once = true
+	return first
+}
+
+// OnForget has f called when the resource is forgotten, or at once if it is. f
+// never blocks.
+func (r *Resource[S]) OnForget(f func()) {
+	r.lot.mu.Lock()
+	if r.forgotten {
+		r.lot.mu.Unlock()
+		f()
+		return
+	}
+	r.onForget = append(r.onForget, f)
+	r.lot.mu.Unlock()
+}
+
+// Waiters is how many wait for a check or a change.
+func (r *Resource[S]) Waiters() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiters
+}
+
+// Due is when the next check begins, if nothing wakes it before and somebody
+// waits.
+func (r *Resource[S]) Due() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.due
+}
+
+// The poller's side: Await, Begin, and Publish or Fail, again and again.
+
+// Await returns true when a check should begin: somebody waits, and the check is
+// due or wanted. It returns false when nobody waits any more or the lot is
+// drained; the poller must end then, and another one is started when needed.
+// Between two pollers the due time stays.
+func (r *Resource[S]) Await() bool {
+	var timer *time.Timer
+	for {
+		r.mu.Lock()
+		if r.waiters == 0 || r.lot.isDrained() {
+			r.polling = false
+			r.mu.Unlock()
+			return false
+		}
+		pause := time.Until(r.due)
+		if !r.needBy.IsZero() {
+			pause = min(pause, time.Until(r.needBy))
+		}
+		if r.wanted || pause <= 0 {
+			r.mu.Unlock()
+			return true
+		}
+		r.mu.Unlock()
+		if timer == nil {
+			timer = time.NewTimer(pause)
+			defer timer.Stop()
+		} else {
+			timer.Reset(pause)
+		}
+		select {
+		case <-timer.C:
+		case <-r.nudge:
+		}
+	}
+}
+
+// Begin begins a check: a wake-up from here on causes one more. It returns false
+// if there is no need for it any more.
+func (r *Resource[S]) Begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.waiters == 0 || r.lot.isDrained() {
+		return false
+	}
+	r.wanted, r.checking, r.needBy = false, true, time.Time{}
+	r.began = time.Now()
+	r.begun.Add(1)
+	return true
+}
+
+// Publish ends a check that was good. With changed, everybody who is parked is
+// woken; otherwise only those are who wait for a check to end. The next check
+// begins at due.
+func (r *Resource[S]) Publish(state S, changed bool, due time.Time) {
+	n := r.begun.Load()
+	r.end(&Snapshot[S]{State: state, Began: r.began, good: n, last: n}, changed, due)
+}
+
+// Fail ends a check that was not good. The state stays what it was. With release,
+// everybody who is parked is woken to look at the fault.
+func (r *Resource[S]) Fail(fault S, release bool, due time.Time) {
+	old := r.snapshot.Load()
+	r.end(&Snapshot[S]{State: old.State, Began: old.Began, Fault: fault, good: old.good, last: r.begun.Load()}, release, due)
+}
+
+// end puts s in the place of the current snapshot. Only the poller calls it, and
+// of pollers there is one.
+func (r *Resource[S]) end(s *Snapshot[S], changed bool, due time.Time) {
+	r.mu.Lock()
+	r.checking = false
+	r.due = due
+	if r.lot.isDrained() {
+		r.mu.Unlock()
+		return
+	}
+	old := r.snapshot.Load()
+	s.next, s.changed = make(chan struct{}), old.changed
+	if changed {
+		s.changed = make(chan struct{})
+	}
+	// Stored before it is announced: who is woken finds it.
+	r.snapshot.Store(s)
+	r.mu.Unlock()
+	close(old.next)
+	if changed {
+		close(old.changed)
+	}
+}
+
+// Waiter is the membership of one request in one resource.
+type Waiter[S any] struct {
+	*Resource[S]
+	joined   uint64 // checks that had begun by then
+	watching bool
+	parked   bool
+	client   string
+}
+
+// Asked reports whether the state of s was read by a check that began after the
+// request had joined.
+func (w *Waiter[S]) Asked(s *Snapshot[S]) bool { return s.good > w.joined }
+
+// Tried reports whether the last check before s began after the request had
+// joined.
+func (w *Waiter[S]) Tried(s *Snapshot[S]) bool { return s.last > w.joined }
+
+// Watch counts the request among those who wait, before it looks at the state:
+// what happens from now on it will be told of. It returns true where the caller
+// must start a poller.
+func (w *Waiter[S]) Watch() (start bool) {
+	if w.watching {
+		return false
+	}
+	w.watching = true
+	r := w.Resource
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.waiters++
+	start = !r.polling
+	r.polling = true
+	return start
+}
+
+// Want asks for a check that begins after s was superseded or now: where one is in
+// flight its end is to be awaited first, for it may say enough. Either way
+// s.Next() is closed by the end of a check.
+func (w *Waiter[S]) Want(s *Snapshot[S]) {
+	r := w.Resource
+	r.mu.Lock()
+	if r.snapshot.Load() != s || r.checking {
+		r.mu.Unlock()
+		return
+	}
+	r.wanted = true
+	r.mu.Unlock()
+	r.poke()
+}
+
+// NeedBy asks for a check that begins at t at the latest: one for all who say so,
+// however many they are.
+func (w *Waiter[S]) NeedBy(t time.Time) {
+	r := w.Resource
+	r.mu.Lock()
+	sooner := r.needBy.IsZero() || t.Before(r.needBy)
+	if sooner {
+		r.needBy = t
+	}
+	r.mu.Unlock()
+	if sooner {
+		r.poke()
+	}
+}
+
+// Park counts the request in for good, or says which bound forbids it. client is
+// who is counted for the bound on one client.
+func (w *Waiter[S]) Park(client string) error {
+	if w.parked {
+		return nil
+	}
+	if err := w.lot.park(w.Resource, client); err != nil {
+		return err
+	}
+	w.parked, w.client = true, client
+	return nil
+}
+
+// Leave ends the membership. It is safe to call twice.
+func (w *Waiter[S]) Leave() {
+	r := w.Resource
+	if r == nil {
+		return
+	}
+	w.Resource = nil
+	if w.parked {
+		w.parked = false
+		r.lot.unpark(w.client)
+	}
+	if w.watching {
+		w.watching = false
+		r.mu.Lock()
+		r.waiters--
+		last := r.waiters == 0
+		r.mu.Unlock()
+		if last {
+			r.poke() // the poller ends
+		}
+	}
+	r.lot.leave(r)
+}
+
+// Parked reports whether the request is parked.
+func (w *Waiter[S]) Parked() bool { return w.parked }

@@ -1,0 +1,105 @@
+package longpoll
+
+import (
+	"bytes"
+	"encoding/json"
+	"regexp"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// body is what on_change or on_timeout answers.
+type body struct {
+	status int
+	replay bool
+	json   bool
+	parts  []part
+}
+
+// part is a piece of a body: text, then a placeholder.
+type part struct {
+	text   string
+	name   string // of the placeholder; empty at the end
+	quoted bool   // it stands in a JSON string
+}
+
+// placeholderForm is what is a placeholder in a body; other braces, such as those
+// of JSON, are text.
+var placeholderForm = regexp.MustCompile(`\{[A-Za-z][^\s{}"',:]*\}`)
+
+// newBody reads a Reply; nil gives nil.
+func newBody(r *Reply) *body {
+	if r == nil {
+		return nil
+	}
+	b := &body{status: r.Status, replay: r.Replay}
+	// A digit can stand where a JSON value can, and inside of a string too.
+	b.json = json.Valid(placeholderForm.ReplaceAll([]byte(r.Body), []byte("0")))
+	var start int
+	var quoted bool
+	for _, at := range placeholderForm.FindAllStringIndex(r.Body, -1) {
+		text := r.Body[start:at[0]]
+		quoted = quotedAfter(text, quoted)
+		b.parts = append(b.parts, part{text: text, name: r.Body[at[0]+1 : at[1]-1], quoted: quoted})
+		start = at[1]
+	}
+	b.parts = append(b.parts, part{text: r.Body[start:]})
+	return b
+}
+
+// quotedAfter reports whether JSON is inside of a string after text, if it was or
+// was not before.
+func quotedAfter(text string, quoted bool) bool {
+	for i := 0; i < len(text); i++ {
+		switch {
+		case text[i] == '\\' && quoted:
+			i++
+		case text[i] == '"':
+			quoted = !quoted
+		}
+	}
+	return quoted
+}
+
+// render replaces the placeholders, and gives the Content-Type; empty for no body.
+// In JSON their values can neither end a string nor add to the structure: what is
+// no JSON value by itself becomes a string.
+func (b *body) render(repl *caddy.Replacer) (text []byte, kind string) {
+	var buf bytes.Buffer
+	for _, p := range b.parts {
+		buf.WriteString(p.text)
+		if p.name == "" {
+			continue
+		}
+		v, known := repl.Get(p.name)
+		if !known && !b.json {
+			buf.WriteString("{" + p.name + "}")
+			continue
+		}
+		value := caddy.ToString(v)
+		switch {
+		case !b.json:
+			buf.WriteString(value)
+		case p.quoted:
+			escaped := quote(value)
+			buf.Write(escaped[1 : len(escaped)-1])
+		case json.Valid([]byte(value)):
+			buf.WriteString(value)
+		default:
+			buf.Write(quote(value))
+		}
+	}
+	switch {
+	case buf.Len() == 0:
+		return nil, ""
+	case b.json:
+		return buf.Bytes(), "application/json"
+	}
+	return buf.Bytes(), "text/plain; charset=utf-8"
+}
+
+// quote makes a JSON string.
+func quote(s string) []byte {
+	text, _ := json.Marshal(s) // a string can always be marshalled
+	return text
+}

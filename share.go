@@ -1,0 +1,221 @@
+package longpoll
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"hash"
+	"io"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+)
+
+// Who shares an answer (SPEC rule 7.4). Requests share a resource if their keys are
+// equal, and they read a state only if it does not depend on more than that.
+
+// alwaysCompared are the request fields that tell resources apart whatever the
+// backend says of them.
+var alwaysCompared = []string{"Accept", "Accept-Encoding", "Accept-Language"}
+
+// digest is the part of the key that is known before the backend has said
+// anything.
+func (q *question) digest() lot.Key {
+	h, r := q.h, q.r
+	sum := sha256.New()
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	for _, part := range []string{scheme, q.name.Method, q.name.Host, r.URL.EscapedPath(), stripQuery(r.URL.RawQuery, h.StripQuery)} {
+		addPart(sum, part)
+	}
+	addFields(sum, r.Header, alwaysCompared)
+	addFields(sum, r.Header, h.Vary)
+	if !h.Public {
+		addFields(sum, r.Header, credentials)
+		// The same, from handlers and handshakes on the way to us.
+		user, _ := q.repl.GetString("http.auth.user.id")
+		addPart(sum, user)
+		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+			addPart(sum, string(r.TLS.PeerCertificates[0].Raw))
+		}
+	}
+	for _, value := range h.Key {
+		addPart(sum, q.repl.ReplaceAll(value, ""))
+	}
+	addPart(sum, string(q.body))
+	return lot.Key(sum.Sum(nil))
+}
+
+// credentials are the fields that say on whose behalf a client asks.
+var credentials = []string{"Authorization", "Cookie", "Proxy-Authorization"}
+
+// addPart adds text, and where it ends.
+func addPart(sum hash.Hash, text string) {
+	var length [8]byte
+	binary.BigEndian.PutUint64(length[:], uint64(len(text)))
+	sum.Write(length[:])
+	io.WriteString(sum, text)
+}
+
+// addFields adds the values of header fields, and which of them are missing.
+func addFields(sum hash.Hash, header http.Header, names []string) {
+	var count [1]byte
+	for _, name := range names {
+		values := header[textproto.CanonicalMIMEHeaderKey(name)]
+		count[0] = byte(min(len(values), 255))
+		sum.Write(count[:])
+		for _, v := range values {
+			addPart(sum, v)
+		}
+	}
+}
+
+// stripQuery takes parameters out of a query and leaves the rest as it is.
+func stripQuery(query string, names []string) string {
+	if query == "" || len(names) == 0 {
+		return query
+	}
+	var kept []string
+	for part := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(part, "=")
+		if plain, err := url.QueryUnescape(name); err == nil {
+			name = plain
+		}
+		if !slices.Contains(names, name) {
+			kept = append(kept, part)
+		}
+	}
+	return strings.Join(kept, "&")
+}
+
+// variation is what the answers to some requests depend on, beyond what is always
+// compared. It is immutable; nil is nothing.
+type variation struct {
+	fields []string // canonical and sorted
+	alone  bool     // on everything: Vary: *
+}
+
+// credentials reports whether answers differ by who asks.
+func (v *variation) credentials() bool {
+	return v != nil && (v.alone || slices.Contains(v.fields, "Authorization") || slices.Contains(v.fields, "Cookie"))
+}
+
+func (v *variation) equal(o *variation) bool {
+	if v == nil || o == nil {
+		return v == o
+	}
+	return v.alone == o.alone && slices.Equal(v.fields, o.fields)
+}
+
+// key is what tells the resource of q from all others.
+func (q *question) key() lot.Key {
+	if q.variation == nil {
+		return q.base
+	}
+	return q.variation.key(q.base, q.r.Header, q.id)
+}
+
+func (v *variation) key(base lot.Key, header http.Header, id uint64) lot.Key {
+	sum := sha256.New()
+	sum.Write(base[:])
+	if v.alone {
+		binary.Write(sum, binary.BigEndian, id)
+	}
+	for _, name := range v.fields {
+		addPart(sum, name)
+	}
+	addFields(sum, header, v.fields)
+	return lot.Key(sum.Sum(nil))
+}
+
+// sharing finds out who may read s.
+func (t *template) sharing(s *state) {
+	v := t.h.variationOf(s.answer.header)
+	if v == nil {
+		return
+	}
+	s.variation = v
+	s.varied = v.key(lot.Key{}, t.req.Header, t.q.id)
+}
+
+// variationOf reads Vary and Cache-Control of an answer.
+func (h *Handler) variationOf(header http.Header) *variation {
+	var v variation
+	for _, field := range header["Vary"] {
+		for name := range strings.SplitSeq(field, ",") {
+			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
+			switch {
+			case name == "*":
+				v.alone = true
+			case name == "", slices.Contains(alwaysCompared, name), slices.Contains(notAsked, name):
+			case !h.Public && slices.Contains(credentials, name):
+			case slices.ContainsFunc(h.Vary, func(s string) bool { return textproto.CanonicalMIMEHeaderKey(s) == name }):
+			default:
+				v.fields = append(v.fields, name)
+			}
+		}
+	}
+	if h.Public && readCacheControl(header).has("private") {
+		v.fields = append(v.fields, "Authorization", "Cookie")
+	}
+	if v.alone {
+		v.fields = nil
+	}
+	if !v.alone && len(v.fields) == 0 {
+		return nil
+	}
+	slices.Sort(v.fields)
+	v.fields = slices.Compact(v.fields)
+	return &v
+}
+
+// mayRead reports whether s is for q too.
+func (q *question) mayRead(s *state) bool {
+	return s.variation == nil || s.variation.key(lot.Key{}, q.r.Header, q.id) == s.varied
+}
+
+// variations remembers what the answers to which requests depend on, so that a
+// request finds the right resource at once. What is forgotten is learnt again: a
+// reader makes sure in any case.
+type variations struct {
+	mu  sync.Mutex // protects m
+	m   map[lot.Name]*variation
+	max int
+}
+
+func (vs *variations) of(name lot.Name) *variation {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	return vs.m[name]
+}
+
+// learn adds v to what is known of the answers to such requests. It only ever
+// grows: answers to other queries of the path may depend on less, which costs a
+// check more and shows nothing to anybody.
+func (vs *variations) learn(name lot.Name, v *variation) *variation {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	known := vs.m[name]
+	if known != nil {
+		fields := slices.Concat(known.fields, v.fields)
+		slices.Sort(fields)
+		v = &variation{fields: slices.Compact(fields), alone: known.alone || v.alone}
+	}
+	if v.equal(known) {
+		return known
+	}
+	if len(vs.m) >= vs.max {
+		clear(vs.m)
+	}
+	if vs.m == nil {
+		vs.m = make(map[lot.Name]*variation)
+	}
+	vs.m[name] = v
+	return v
+}
