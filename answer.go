@@ -222,6 +222,9 @@ func (q *question) pass(w http.ResponseWriter, next caddyhttp.Handler) error {
 	q.rewind()
 	w.Header().Set("Long-Poll", string(bypassed))
 	q.h.metrics.done(q)
+	if len(q.h.writes) > 0 {
+		return seeWrite(w, q.r, next)
+	}
 	return next.ServeHTTP(w, q.r)
 }
 

@@ -69,8 +69,6 @@ func (h *Handler) provisionMetrics(ctx caddy.Context) error {
 	return nil
 }
 
-func (h *Handler) cleanupMetrics() {}
-
 func (m *metrics) done(q *question) {
 	m.requests.WithLabelValues(string(q.outcome)).Inc()
 	if !q.parkedAt.IsZero() {

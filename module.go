@@ -178,6 +178,8 @@ type Handler struct {
 	variations variations
 	asked      names
 	outage     outage
+	writes     []*Writes // of wakers
+	server     string    // the name of the server that we are part of
 	questions  atomic.Uint64
 }
 
@@ -243,13 +245,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.Probe != nil && h.Probe.Method == "" {
 		h.Probe.Method = http.MethodGet
 	}
-	for _, path := range h.Ignore {
-		parts, err := parseMemberPath(path)
-		if err != nil {
-			return fmt.Errorf("ignore: %w", err)
-		}
-		h.ignore = append(h.ignore, parts)
-	}
 	h.onChange, h.onTimeout = newBody(h.OnChange), newBody(h.OnTimeout)
 	h.slots = make(slots, max(*h.MaxChecks, 1))
 	h.variations.max = max(*h.MaxResources, 1)
@@ -259,6 +254,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Resources: *h.MaxResources,
 		Linger:    time.Duration(*h.Linger),
 	})
+	for _, path := range h.Ignore {
+		parts, err := parseMemberPath(path)
+		if err != nil {
+			return fmt.Errorf("ignore: %w", err)
+		}
+		h.ignore = append(h.ignore, parts)
+	}
 	if err := h.provisionWakers(ctx); err != nil {
 		return err
 	}
@@ -267,8 +269,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	// Cleanup comes too late at a stop: only after the requests have ended.
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		h.server = server.Name()
 		server.RegisterOnShutdown(h.drain)
 	}
+	live.add(h)
 	return nil
 }
 
@@ -362,6 +366,9 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 // drain releases everybody who is parked, as at a timeout, and parks nobody from
 // now on.
 func (h *Handler) drain() {
+	if h.lot == nil {
+		return // Caddy cleans up after a Provision that failed
+	}
 	if parked, first := h.lot.Drain(); first && parked > 0 {
 		h.logger.Info("draining", zap.Int("parked", parked), zap.Duration("over", h.drainSpread(parked)))
 	}
@@ -370,7 +377,7 @@ func (h *Handler) drain() {
 // Cleanup drains the handler, where no server has done so before.
 func (h *Handler) Cleanup() error {
 	h.drain()
-	h.cleanupMetrics()
+	live.remove(h)
 	return nil
 }
 

@@ -91,6 +91,9 @@ func (h *Handler) question(r *http.Request) *question {
 // stack frame is gone when the request parks.
 func (q *question) ask() error {
 	q.id = q.h.questions.Add(1)
+	if isWrite(q.r.Method) {
+		caddyhttp.SetVar(q.r.Context(), seenVar, true) // a poll by POST is no write
+	}
 	if err := q.readBody(*q.h.MaxBody); err != nil {
 		return err
 	}

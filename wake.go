@@ -58,6 +58,10 @@ func (h *Handler) provisionWakers(ctx caddy.Context) error {
 			return fmt.Errorf("wake: module %T is not a Waker", guest)
 		}
 		source := string(guest.(caddy.Module).CaddyModule().ID.Name())
+		if ws, ok := guest.(*Writes); ok {
+			h.writes = append(h.writes, ws)
+			continue
+		}
 		h.wakers = append(h.wakers, namedWaker{Waker: w, source: source})
 		if p, ok := guest.(PathWaker); ok {
 			p.OnPath(func(path string) {
