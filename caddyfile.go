@@ -16,23 +16,33 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func init() {
-	httpcaddyfile.RegisterHandlerDirective("long_poll", parseCaddyfile)
+	httpcaddyfile.RegisterDirective("long_poll", parseCaddyfile)
 
 	// Authentication and rewrites have run by then, and an answer is compressed
 	// once, for all who wait for it.
 	httpcaddyfile.RegisterDirectiveOrder("long_poll", httpcaddyfile.Before, "encode")
 }
 
-func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+// parseCaddyfile makes a route of the directive, and with `wake writes` one more
+// that no matcher restricts: a long_poll that matches reads only is to learn of
+// writes too.
+func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	matcherSet, err := h.ExtractMatcherSet()
+	if err != nil {
+		return nil, err
+	}
 	handler := new(Handler)
 	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
 		return nil, err
 	}
-	return handler, nil
+	routes := h.NewRoute(matcherSet, handler)
+	if handler.wakesOnWrites() {
+		routes = append(routes, h.NewRoute(nil, new(WritesHandler))...)
+	}
+	return routes, nil
 }
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. It parses and

@@ -1,11 +1,14 @@
 package longpoll
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+	_ "github.com/caddy-longpoll/caddy-longpoll/redis" // so that one --with is enough
 )
 
 // Waker is a guest module in the namespace http.long_poll.wakers: a source of
@@ -71,4 +74,15 @@ func (h *Handler) provisionWakers(ctx caddy.Context) error {
 		}
 	}
 	return nil
+}
+
+// wakesOnWrites reports whether a `wake writes` is configured. It looks at the raw
+// configuration, since a Caddyfile is adapted without provisioning anything.
+func (h *Handler) wakesOnWrites() bool {
+	return slices.ContainsFunc(h.WakeRaw, func(raw json.RawMessage) bool {
+		var guest struct {
+			Waker string `json:"waker"`
+		}
+		return json.Unmarshal(raw, &guest) == nil && guest.Waker == "writes"
+	})
 }
