@@ -82,7 +82,11 @@ func (l *Lot[S]) Join(key Key, name Name) Waiter[S] {
 	if r.idle != nil {
 		l.idle.Remove(r.idle)
 		r.idle = nil
-		r.linger.Stop()
+		if !r.linger.Stop() {
+			// It has fired and waits for mu: the resource, idle anew by then, is
+			// not to be forgotten because of that.
+			r.linger = nil
+		}
 	}
 	return Waiter[S]{Resource: r, joined: r.begun.Load()}
 }
@@ -99,18 +103,21 @@ func (l *Lot[S]) unlock() {
 }
 
 // Rename lists a resource under another key, for what is only known once it has
-// been read. Where the key is taken the resource is no longer listed: those who
-// have joined it stay, and those who come join the other.
+// been read. Where the key is taken the resource has none any more: those who have
+// joined it stay, and those who come join the other.
 func (l *Lot[S]) Rename(r *Resource[S], key Key) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !r.listed || r.key == key {
+	defer l.unlock()
+	if l.resources[r.key] != r {
 		return
 	}
 	delete(l.resources, r.key)
 	if _, taken := l.resources[key]; taken {
 		// It can not be found by key any more, but by path: its waiters still
 		// want their wake-ups.
+		if r.members == 0 {
+			l.forgetLocked(r)
+		}
 		return
 	}
 	r.key = key
@@ -122,7 +129,7 @@ func (l *Lot[S]) Rename(r *Resource[S], key Key) {
 // many were marked.
 func (l *Lot[S]) Wake(path string, match func(Name) bool) int {
 	l.mu.Lock()
-	// The lock order forbids to mark under mu.
+	// Marked when mu is free again: match is not ours, and they may be many.
 	found := append([]*Resource[S](nil), l.byPath[trim(path)]...)
 	l.mu.Unlock()
 	return wakeAll(found, match)
@@ -180,9 +187,6 @@ func (l *Lot[S]) Drain() (parked int, first bool) {
 		}
 	}
 	l.unlock()
-	for _, r := range l.Resources() {
-		r.poke()
-	}
 	return l.Parked(), first
 }
 
@@ -215,7 +219,8 @@ func (l *Lot[S]) evictLocked() bool {
 	return true
 }
 
-// forgetLocked takes a resource without members out of the lot.
+// forgetLocked takes a resource without members out of the lot. Twice is once: it
+// may be evicted in the instant in which its linger ends.
 func (l *Lot[S]) forgetLocked(r *Resource[S]) {
 	if r.idle != nil {
 		l.idle.Remove(r.idle)
@@ -256,7 +261,7 @@ func (l *Lot[S]) leave(r *Resource[S]) {
 	if r.members > 0 {
 		return
 	}
-	if !r.listed || l.resources[r.key] != r || l.draining || l.limits.Linger <= 0 {
+	if l.resources[r.key] != r || l.draining || l.limits.Linger <= 0 {
 		l.forgetLocked(r)
 		return
 	}
@@ -265,14 +270,15 @@ func (l *Lot[S]) leave(r *Resource[S]) {
 		r.linger.Reset(l.limits.Linger)
 		return
 	}
-	r.linger = time.AfterFunc(l.limits.Linger, func() {
+	var timer *time.Timer
+	timer = time.AfterFunc(l.limits.Linger, func() {
 		l.mu.Lock()
 		defer l.unlock()
-		// A Stop in Join may have come too late for this timer.
-		if r.members == 0 && r.idle != nil {
+		if r.linger == timer {
 			l.forgetLocked(r)
 		}
 	})
+	r.linger = timer
 }
 
 // park counts a request in, or says which bound forbids it.

@@ -43,7 +43,7 @@ type Resource[S any] struct {
 
 	// protected by lot.mu
 	key       Key
-	listed    bool          // it can be found
+	listed    bool          // it can be found, by path at least
 	members   int           // requests that have joined
 	idle      *list.Element // in lot.idle, while there are no members
 	linger    *time.Timer   // forgets it
@@ -54,9 +54,9 @@ type Resource[S any] struct {
 	waiters  int        // members who wait for a check or a change
 	polling  bool       // a poller runs
 	checking bool       // a check is in flight
-	wanted   bool       // a check is to begin at once
+	wanted   bool       // a wake-up came: a check is to begin at once
 	due      time.Time  // when the next check begins otherwise
-	needBy   time.Time  // when it begins at the latest; zero if nobody minds
+	needBy   time.Time  // when those who wait need it at the latest; zero if they do not mind
 	once     bool       // Once was called
 
 	began time.Time // of the check in flight or the last; only the poller's
@@ -159,6 +159,7 @@ func (r *Resource[S]) Await() bool {
 		select {
 		case <-timer.C:
 		case <-r.nudge:
+		case <-r.lot.drained:
 		}
 	}
 }
@@ -221,6 +222,7 @@ type Waiter[S any] struct {
 	*Resource[S]
 	joined   uint64 // checks that had begun by then
 	watching bool
+	first    bool
 	parked   bool
 	client   string
 }
@@ -244,25 +246,33 @@ func (w *Waiter[S]) Watch() (start bool) {
 	r := w.Resource
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	w.first = r.waiters == 0
 	r.waiters++
 	start = !r.polling
 	r.polling = true
 	return start
 }
 
+// First reports whether nobody else waited when the request began to.
+func (w *Waiter[S]) First() bool { return w.first }
+
 // Want asks for a check that begins after s was superseded or now: where one is in
 // flight its end is to be awaited first, for it may say enough. Either way
-// s.Next() is closed by the end of a check.
-func (w *Waiter[S]) Want(s *Snapshot[S]) {
+// s.Next() is closed by the end of a check. It reports whether that check is due to
+// this call, and would not begin yet without it.
+func (w *Waiter[S]) Want(s *Snapshot[S]) bool {
 	r := w.Resource
 	r.mu.Lock()
 	if r.snapshot.Load() != s || r.checking {
 		r.mu.Unlock()
-		return
+		return false
 	}
-	r.wanted = true
+	now := time.Now()
+	first := !r.wanted && r.due.After(now) && (r.needBy.IsZero() || r.needBy.After(now))
+	r.needBy = now
 	r.mu.Unlock()
 	r.poke()
+	return first
 }
 
 // NeedBy asks for a check that begins at t at the latest: one for all who say so,
@@ -309,6 +319,9 @@ func (w *Waiter[S]) Leave() {
 		r.mu.Lock()
 		r.waiters--
 		last := r.waiters == 0
+		if last {
+			r.needBy = time.Time{} // nobody minds any more; a wake-up stays one
+		}
 		r.mu.Unlock()
 		if last {
 			r.poke() // the poller ends
