@@ -25,7 +25,11 @@ func (q *question) answer(w http.ResponseWriter, v verdict) error {
 		if !q.parkedAt.IsZero() {
 			q.outcome = changed
 		}
-		return q.done(w, q.news(w))
+		err := q.news(w)
+		if q.outcome == changed {
+			q.h.metrics.released(q.state.since)
+		}
+		return q.done(w, err)
 	case same:
 		q.outcome = answered
 		return q.done(w, q.nothingNew(w))
@@ -52,7 +56,7 @@ func (q *question) answer(w http.ResponseWriter, v verdict) error {
 
 // done counts the request.
 func (q *question) done(w http.ResponseWriter, err error) error {
-	q.h.metrics.done(q)
+	q.h.done(q)
 	return err
 }
 
@@ -221,8 +225,8 @@ func (q *question) pass(w http.ResponseWriter, next caddyhttp.Handler) error {
 	q.outcome = bypassed
 	q.rewind()
 	w.Header().Set("Long-Poll", string(bypassed))
-	q.h.metrics.done(q)
-	if len(q.h.writes) > 0 {
+	q.h.done(q)
+	if len(q.h.writes) > 0 && isWrite(q.r.Method) {
 		return seeWrite(w, q.r, next)
 	}
 	return next.ServeHTTP(w, q.r)

@@ -30,6 +30,9 @@ func init() {
 // that no matcher restricts: a long_poll that matches reads only is to learn of
 // writes too.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	if !h.Next() { // consume directive name
+		return nil, h.ArgErr()
+	}
 	matcherSet, err := h.ExtractMatcherSet()
 	if err != nil {
 		return nil, err

@@ -237,6 +237,7 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 	r := t.request(ctx, repl, w)
 	if probe != nil {
 		r.Method, r.URL, r.RequestURI = method, probe, probe.RequestURI()
+		r.Body, r.ContentLength = http.NoBody, 0
 	}
 	if tag != "" {
 		r.Header.Set("If-None-Match", tag)
@@ -449,8 +450,8 @@ func (t *template) check(old *state) *state {
 // ask reads the resource itself into s.
 func (t *template) ask(s, old *state) {
 	var tag string
-	if old != nil && old.answer != nil {
-		tag = old.answer.header.Get("Etag")
+	if old != nil {
+		tag = old.answer.validator()
 	}
 	a, err := t.exchange(nil, "", tag)
 	if a != nil && a.status == http.StatusNotModified {
@@ -474,8 +475,8 @@ func (t *template) probe(s, old *state) {
 		return
 	}
 	var tag string
-	if old != nil && old.seen != nil {
-		tag = old.seen.header.Get("Etag")
+	if old != nil {
+		tag = old.seen.validator()
 	}
 	p, err := t.exchange(uri, h.Probe.Method, tag)
 	if p != nil && p.status == http.StatusNotModified {
@@ -503,7 +504,19 @@ func (t *template) probe(s, old *state) {
 		return
 	}
 	a, err := t.exchange(nil, "", "")
+	if a != nil && fails(a.status) {
+		p = a // it is the resource that fails, whatever the probe says
+	}
 	t.conclude(s, a, p, err)
+}
+
+// validator is what the next check asks with. An answer that is not 2xx has none:
+// a 304 would not tell whether it or another with its ETag is meant.
+func (a *answer) validator() string {
+	if a == nil || a.status/100 != 2 {
+		return ""
+	}
+	return a.header.Get("Etag")
 }
 
 // freshened is a, after a 304 said that it is still good (RFC 9111, section 3.2).
@@ -511,6 +524,9 @@ func (t *template) probe(s, old *state) {
 func (a *answer) freshened(by *answer) *answer {
 	b := *a
 	b.header = a.header.Clone()
+	for _, name := range pauseFields {
+		delete(b.header, name) // it asked for a pause then, and does not now
+	}
 	for name, values := range by.header {
 		switch name {
 		case "Etag", "Content-Encoding", "Content-Type", "Content-Range", "Vary":
@@ -537,9 +553,23 @@ func (t *template) conclude(s *state, a, seen *answer, err error) {
 		return
 	}
 	s.version.status = seen.status
+	var text string
+	if h.Version != "" {
+		text = t.value(h.Version, s)
+	}
+	h.identify(s, text)
+	if a != nil {
+		t.sharing(s)
+	}
+}
+
+// identify finds the version of s, which has been read, and what a client's copy of
+// it is known by; text is what `version` gives, if it is configured.
+func (h *Handler) identify(s *state, text string) {
+	a, seen := s.answer, s.seen
 	switch {
 	case h.Version != "":
-		s.version.text = t.value(h.Version, s)
+		s.version.text = text
 	case len(h.ignore) == 0 && seen.header.Get("Etag") != "":
 		s.version.text = seen.header.Get("Etag")
 	default:
@@ -560,7 +590,6 @@ func (t *template) conclude(s *state, a, seen *answer, err error) {
 			s.etag = tagFor(s.version.text)
 		}
 	}
-	t.sharing(s)
 }
 
 // value replaces the placeholders in text by what they are for the check. Only
@@ -601,7 +630,7 @@ func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 		}
 		return escapeSegment(text), nil
 	})
-	u, err := url.Parse(path)
+	u, err := url.ParseRequestURI(path) // two slashes do not make a host of what follows
 	if err != nil || !strings.HasPrefix(path, "/") {
 		return nil, fmt.Errorf("probe %q is not a path with an optional query", path)
 	}

@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -171,6 +172,7 @@ type Handler struct {
 	metrics    *metrics
 	lot        *lot.Lot[*state]
 	ignore     [][]string
+	deep       bool // a question takes placeholders
 	onChange   *body
 	onTimeout  *body
 	wakers     []namedWaker
@@ -178,6 +180,8 @@ type Handler struct {
 	variations variations
 	asked      names
 	outage     outage
+	parting    parting
+	shadow     shadow
 	writes     []*Writes // of wakers
 	server     string    // the name of the server that we are part of
 	questions  atomic.Uint64
@@ -245,9 +249,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.Probe != nil && h.Probe.Method == "" {
 		h.Probe.Method = http.MethodGet
 	}
+	h.deep = strings.Contains(h.Wait+h.Since+strings.Join(h.Key, ""), "{")
 	h.onChange, h.onTimeout = newBody(h.OnChange), newBody(h.OnTimeout)
 	h.slots = make(slots, max(*h.MaxChecks, 1))
 	h.variations.max = max(*h.MaxResources, 1)
+	h.shadow.max = *h.MaxResources
 	h.lot = lot.New[*state](lot.Limits{
 		Parked:    h.MaxParked,
 		PerClient: h.MaxParkedPerClient,
@@ -300,6 +306,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		m := h.lot.Join(q.key(), q.name)
 		v := q.wait(&m, w, next)
 		m.Leave()
+		h.departed()
 		q.loan.end()
 		if v == through {
 			break
@@ -307,6 +314,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if v != moved {
 			return q.answer(w, v)
 		}
+		q.variation = h.variations.of(q.name)
 	}
 	return q.pass(w, next)
 }
@@ -328,6 +336,9 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 		// that is awaited below.
 		s := m.Snapshot()
 		v := q.look(m, s)
+		if v == ask || v == hold {
+			v = q.enter(m, s, v, w, next)
+		}
 		var awaited <-chan struct{}
 		switch v {
 		case ask:
@@ -335,9 +346,6 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 		case hold:
 			awaited = s.Changed()
 		default:
-			return v
-		}
-		if v = q.enter(m, s, v, w, next); v != hold {
 			return v
 		}
 		if timer == nil {
@@ -363,21 +371,13 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 	}
 }
 
-// drain releases everybody who is parked, as at a timeout, and parks nobody from
-// now on.
-func (h *Handler) drain() {
-	if h.lot == nil {
-		return // Caddy cleans up after a Provision that failed
-	}
-	if parked, first := h.lot.Drain(); first && parked > 0 {
-		h.logger.Info("draining", zap.Int("parked", parked), zap.Duration("over", h.drainSpread(parked)))
-	}
-}
-
 // Cleanup drains the handler, where no server has done so before.
 func (h *Handler) Cleanup() error {
+	if h.lot == nil {
+		return nil // Caddy cleans up after a Provision that failed
+	}
 	h.drain()
-	live.remove(h)
+	h.retire()
 	return nil
 }
 

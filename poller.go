@@ -52,15 +52,14 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 		if last != nil {
 			now.fails += last.fails
 		}
-		h.metrics.checked(resultFailed, took)
-		h.outage.begin(h, r, now)
+		now.result = resultFailed
 		now.pause = h.faultPause(now)
+		h.checked(r, now, took)
+		h.outage.begin(h, r, now)
 		r.Fail(now, h.OnError == "release", due(now))
 		return
 	}
-	if snap.Failed() {
-		h.outage.end(h, r)
-	}
+	h.outage.end(h, r)
 	if v := now.variation; v != nil {
 		if v = h.variations.learn(t.q.name, v); !v.equal(t.q.variation) {
 			// Before it is published: who comes from now on finds it by what it
@@ -70,12 +69,12 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 		}
 	}
 	changed := old == nil || h.differ(old, now)
-	result := resultUnchanged
-	if changed {
-		result = resultChanged
+	now.result, now.since = resultChanged, now.ended
+	if !changed {
+		now.result, now.since = resultUnchanged, old.since
 	}
-	h.metrics.checked(result, took)
 	now.pause = h.nextPause(old, changed)
+	h.checked(r, now, took)
 	r.Publish(now, changed, due(now))
 }
 
@@ -126,15 +125,22 @@ func due(s *state) time.Time {
 	return s.ended.Add(pause + time.Duration(rand.Float64()*float64(pause)/10))
 }
 
-// retryAfter is how long the backend asks to be left alone: Retry-After (RFC 9110,
-// section 10.2.3) and X-Poll-Interval.
+// pauseFields are those by which a backend asks to be left alone: Retry-After is from
+// RFC 9110, section 10.2.3.
+var pauseFields = []string{"Retry-After", "X-Poll-Interval"}
+
+// maxPause is what ParseUint below allows too. With its tenth it is still a Duration,
+// which the years until a date need not be.
+const maxPause = 1 << 31 * time.Second
+
+// retryAfter is how long the backend asks to be left alone.
 func retryAfter(header http.Header, now time.Time) (pause time.Duration) {
-	for _, name := range []string{"Retry-After", "X-Poll-Interval"} {
+	for _, name := range pauseFields {
 		text := strings.TrimSpace(header.Get(name))
 		if n, err := strconv.ParseUint(text, 10, 31); err == nil {
 			pause = max(pause, time.Duration(n)*time.Second)
 		} else if at, err := http.ParseTime(text); err == nil && name == "Retry-After" {
-			pause = max(pause, at.Sub(now))
+			pause = max(pause, min(at.Sub(now), maxPause))
 		}
 	}
 	return pause

@@ -27,6 +27,7 @@ type question struct {
 	repl    *caddy.Replacer
 	body    []byte
 	id      uint64
+	user    string // who was authenticated on the way to us
 	arrived time.Time
 
 	name      lot.Name
@@ -42,6 +43,8 @@ type question struct {
 	parked *version  // the version that it is parked on
 
 	loan *loan // its placeholders, while a check may read them
+
+	asked bool // the backend is asked because of it
 
 	parkedAt time.Time
 	draining bool   // its time is up because of a drain
@@ -66,7 +69,7 @@ func (h *Handler) parkable(r *http.Request) bool {
 	return slices.Contains(h.Methods, r.Method) &&
 		len(head["Upgrade"]) == 0 && len(head["Range"]) == 0 &&
 		len(head["If-Match"]) == 0 && len(head["If-Unmodified-Since"]) == 0 &&
-		!strings.Contains(head.Get("Accept"), "text/event-stream")
+		!strings.Contains(strings.ToLower(strings.Join(head["Accept"], ",")), "text/event-stream")
 }
 
 // errLargeBody says that a request's body is larger than max_body.
@@ -83,6 +86,9 @@ func (e badWait) Error() string {
 func (h *Handler) question(r *http.Request) *question {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	q := &question{h: h, r: r, repl: repl, arrived: time.Now()}
+	// Here and not where it is needed: what looks placeholders up has a large stack
+	// frame, and a stack that has grown does not shrink while the request is parked.
+	q.user, _ = repl.GetString("http.auth.user.id")
 	repl.Map(q.placeholder)
 	return q
 }
@@ -97,6 +103,14 @@ func (q *question) ask() error {
 	if err := q.readBody(*q.h.MaxBody); err != nil {
 		return err
 	}
+	if q.h.deep {
+		return apart(q.read)
+	}
+	return q.read()
+}
+
+// read reads all but the body.
+func (q *question) read() error {
 	if err := q.readWait(); err != nil {
 		return err
 	}
@@ -105,6 +119,31 @@ func (q *question) ask() error {
 	q.base = q.digest()
 	q.variation = q.h.variations.of(q.name)
 	return nil
+}
+
+// apart calls f on a goroutine of its own, since to look up placeholders takes a
+// deep stack: that of a request would stay as deep for as long as it is parked.
+func apart(f func() error) error {
+	type end struct {
+		err   error
+		panic any
+	}
+	ended := make(chan end, 1)
+	go func() {
+		e := end{panic: "a placeholder ended its goroutine"}
+		defer func() {
+			if p := recover(); p != nil {
+				e.panic = p
+			}
+			ended <- e
+		}()
+		e.err, e.panic = f(), nil
+	}()
+	e := <-ended
+	if e.panic != nil {
+		panic(e.panic) // for net/http, as if it had happened here
+	}
+	return e.err
 }
 
 // readBody reads the body to its end: only then does net/http notice that an
@@ -145,6 +184,7 @@ func (q *question) rewind() {
 func (q *question) readWait() error {
 	hold := time.Duration(*q.h.Hold)
 	limit := hold
+	preferred, _ := preferWait(q.r.Header["Prefer"])
 	if q.h.Wait != "" {
 		text := strings.TrimSpace(q.repl.ReplaceAll(q.h.Wait, ""))
 		if text != "" {
@@ -158,11 +198,9 @@ func (q *question) readWait() error {
 			}
 			limit = min(wait, hold)
 		}
-	} else if text, ok := preferWait(q.r.Header["Prefer"]); ok {
-		if wait, ok := parseWait(text, time.Second); ok {
-			limit = min(wait, hold)
-			q.applied = "wait=" + text
-		}
+	} else if wait, ok := parseWait(preferred, time.Second); ok {
+		limit = min(wait, hold)
+		q.applied = "wait=" + preferred
 	} else if wait, ok := parseWait(textproto.TrimString(q.r.Header.Get("Wait")), time.Second); ok {
 		limit = min(wait, hold)
 	}
@@ -193,7 +231,7 @@ func parseWait(text string, unit time.Duration) (time.Duration, bool) {
 // and 4.3). It is lenient: real clients send "wait=60s;index=TOKEN".
 func preferWait(fields []string) (string, bool) {
 	for _, field := range fields {
-		for pref := range strings.SplitSeq(field, ",") {
+		for _, pref := range splitTags(field) {
 			pref, _, _ = strings.Cut(pref, ";")
 			name, value, _ := strings.Cut(pref, "=")
 			if strings.EqualFold(textproto.TrimString(name), "wait") {
@@ -315,9 +353,9 @@ func (q *question) look(m *waiter, s *snapshot) verdict {
 	if !q.mayRead(st) {
 		return moved
 	}
-	read := q.read(m, s)
+	recent := q.recent(m, s)
 	if !q.holds(st) {
-		if !read {
+		if !recent {
 			return ask // it may be older than what the client has
 		}
 		return ready
@@ -325,7 +363,7 @@ func (q *question) look(m *waiter, s *snapshot) verdict {
 	if m.Parked() {
 		return hold
 	}
-	if !read && (q.limit == 0 || q.awaitsFirst()) {
+	if !recent && (q.limit == 0 || q.awaitsFirst()) {
 		return ask
 	}
 	if q.limit == 0 {
@@ -334,28 +372,29 @@ func (q *question) look(m *waiter, s *snapshot) verdict {
 	return hold
 }
 
-// read reports whether the state of s is no older than the question, or than what
+// recent reports whether the state of s is no older than the question, or than what
 // `freshness` allows (SPEC rule 7.3).
-func (q *question) read(m *waiter, s *snapshot) bool {
+func (q *question) recent(m *waiter, s *snapshot) bool {
 	return m.Asked(s) || q.h.Freshness > 0 && !s.Began.Before(q.arrived.Add(-time.Duration(q.h.Freshness)))
 }
 
 // enter counts the request among those who wait, and then among the parked, and
-// has checks made for it. It returns hold if it may wait. It is not inlined into
-// wait, whose frame a parked request keeps.
+// has checks made for it. It returns ask or hold if it may wait. It is not inlined
+// into wait, whose frame a parked request keeps.
 //
 //go:noinline
 func (q *question) enter(m *waiter, s *snapshot, v verdict, w http.ResponseWriter, next caddyhttp.Handler) verdict {
 	if m.Watch() {
 		go q.h.poll(m.Resource, q.h.template(q, w, next))
 	}
+	q.asked = q.asked || m.First()
 	if v == ask {
 		// While the backend fails, those who are parked leave the pace to the
 		// poller.
-		if !m.Parked() || !s.Failed() {
-			m.Want(s)
+		if (!m.Parked() || !s.Failed()) && m.Want(s) {
+			q.asked = true
 		}
-		return hold
+		return ask
 	}
 	if q.parked == nil && q.current(s.State) {
 		q.parked = &s.State.version
@@ -369,15 +408,24 @@ func (q *question) enter(m *waiter, s *snapshot, v verdict, w http.ResponseWrite
 			return drain
 		}
 		return through
+	case err != nil && !q.recent(m, s) && !time.Now().Before(m.Due()):
+		// Where nobody is parked nobody looks, and one who is refused again and
+		// again would never learn that it need not park any more.
+		if m.Want(s) {
+			q.asked = true
+		}
+		return ask
 	case err != nil:
 		q.refusal = err
 		return refuse
 	}
-	q.parkedAt = time.Now()
+	if q.parkedAt.IsZero() {
+		q.parkedAt = time.Now()
+	}
 	if q.parked == nil {
 		// It is held by what the backend says, not by what the client has: if it
 		// is told the same again, that has to be read after it has asked.
-		m.NeedBy(q.arrived.Add(q.limit - min(q.limit/4, time.Second)))
+		m.NeedBy(q.arrived.Add(q.limit - min(q.limit/4, time.Duration(*q.h.CheckTimeout))))
 	}
 	clearDeadlines(w, q.r)
 	return hold
@@ -406,6 +454,8 @@ func (q *question) timeUp(m *waiter, s *snapshot) verdict {
 	case s.Failed():
 		q.state = s.Fault
 		return fault
+	case q.draining:
+		return through
 	case !m.Parked() && time.Since(q.arrived) < time.Duration(*q.h.Hold):
 		return hold
 	}
@@ -415,27 +465,43 @@ func (q *question) timeUp(m *waiter, s *snapshot) verdict {
 
 // truthful reports whether the client can be told that what s says is still so:
 // that was read after it asked, or it is what the client itself has said and
-// nothing is known to the contrary.
+// nothing is known to the contrary. A drain can not wait for another check: who has
+// named no version is told what is known, and can not be sent back in time by it.
 func (q *question) truthful(m *waiter, s *snapshot) bool {
-	return q.read(m, s) || !s.Failed() && q.current(s.State)
+	return q.recent(m, s) || !s.Failed() && (q.current(s.State) || q.draining && !q.named())
 }
 
 // value replaces the placeholders in text by what they are for this client.
 func (q *question) value(text string) string {
+	// The usual case needs neither the replacer nor the stack that it takes.
+	if name, ok := soleName(text); ok {
+		if _, ours := ourKey(name); ours {
+			v, _ := q.placeholder(name)
+			return caddy.ToString(v)
+		}
+	}
 	q.loan.lock()
 	defer q.loan.unlock()
 	return q.repl.ReplaceAll(text, "")
+}
+
+// soleName is the name of the placeholder that is all of text.
+func soleName(text string) (string, bool) {
+	if len(text) < 3 || text[0] != '{' || strings.IndexByte(text, '}') != len(text)-1 || strings.IndexByte(text[1:], '{') >= 0 {
+		return "", false
+	}
+	return text[1 : len(text)-1], true
 }
 
 // holds reports whether the condition is true of value.
 func (c *Condition) holds(value string) bool {
 	switch c.Op {
 	case "empty":
-		switch strings.TrimSpace(value) {
-		case "", "[]", "{}", "null", `""`:
-			return true
+		value = strings.TrimSpace(value)
+		if last := len(value) - 1; last > 0 && (value[0] == '[' && value[last] == ']' || value[0] == '{' && value[last] == '}') {
+			return strings.TrimSpace(value[1:last]) == ""
 		}
-		return false
+		return value == "" || value == "null" || value == `""`
 	case "not":
 		return !slices.Contains(c.Literals, value)
 	default:

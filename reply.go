@@ -33,8 +33,7 @@ func newBody(r *Reply) *body {
 		return nil
 	}
 	b := &body{status: r.Status, replay: r.Replay}
-	// A digit can stand where a JSON value can, and inside of a string too.
-	b.json = json.Valid(placeholderForm.ReplaceAll([]byte(r.Body), []byte("0")))
+	var sample bytes.Buffer // the body with something harmless in each place
 	var start int
 	var quoted bool
 	for _, at := range placeholderForm.FindAllStringIndex(r.Body, -1) {
@@ -42,8 +41,14 @@ func newBody(r *Reply) *body {
 		quoted = quotedAfter(text, quoted)
 		b.parts = append(b.parts, part{text: text, name: r.Body[at[0]+1 : at[1]-1], quoted: quoted})
 		start = at[1]
+		sample.WriteString(text)
+		if !quoted {
+			sample.WriteString("null") // unlike a digit, it is no part of a number
+		}
 	}
 	b.parts = append(b.parts, part{text: r.Body[start:]})
+	sample.WriteString(r.Body[start:])
+	b.json = json.Valid(sample.Bytes())
 	return b
 }
 

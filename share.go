@@ -20,7 +20,7 @@ import (
 
 // alwaysCompared are the request fields that tell resources apart whatever the
 // backend says of them.
-var alwaysCompared = []string{"Accept", "Accept-Encoding", "Accept-Language"}
+var alwaysCompared = []string{"Accept", "Accept-Encoding", "Accept-Language", "Content-Type", "Content-Encoding"}
 
 // digest is the part of the key that is known before the backend has said
 // anything.
@@ -38,9 +38,9 @@ func (q *question) digest() lot.Key {
 	addFields(sum, r.Header, h.Vary)
 	if !h.Public {
 		addFields(sum, r.Header, credentials)
+		addFields(sum, r.Header, likeCredentials(r.Header))
 		// The same, from handlers and handshakes on the way to us.
-		user, _ := q.repl.GetString("http.auth.user.id")
-		addPart(sum, user)
+		addPart(sum, q.user)
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
 			addPart(sum, string(r.TLS.PeerCertificates[0].Raw))
 		}
@@ -55,6 +55,22 @@ func (q *question) digest() lot.Key {
 // credentials are the fields that say on whose behalf a client asks.
 var credentials = []string{"Authorization", "Cookie", "Proxy-Authorization"}
 
+// likeCredentials are the fields whose names say that they are credentials too
+// (X-Api-Key, X-Vault-Token, X-Session-Id): to take one for a credential that is none
+// costs a few checks, the reverse shows answers to strangers.
+func likeCredentials(header http.Header) (names []string) {
+	for name := range header {
+		for _, word := range []string{"Token", "Api-Key", "Apikey", "Auth", "Secret", "Session"} {
+			if strings.Contains(name, word) {
+				names = append(names, name)
+				break
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // addPart adds text, and where it ends.
 func addPart(sum hash.Hash, text string) {
 	var length [8]byte
@@ -67,6 +83,7 @@ func addPart(sum hash.Hash, text string) {
 func addFields(sum hash.Hash, header http.Header, names []string) {
 	var count [1]byte
 	for _, name := range names {
+		addPart(sum, name)
 		values := header[textproto.CanonicalMIMEHeaderKey(name)]
 		count[0] = byte(min(len(values), 255))
 		sum.Write(count[:])

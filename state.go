@@ -57,9 +57,11 @@ type state struct {
 	variation *variation // what it depends on beyond what is always compared
 	varied    lot.Key    // a digest of that, as it was in the request that it was read by
 
-	ended time.Time     // when it had been read
-	pause time.Duration // until the next check, before jitter
-	fails int           // checks that have failed in a row
+	ended  time.Time     // when it had been read
+	since  time.Time     // the same of the first state of this version: when the change was seen
+	result string        // what the check found, as metrics call it
+	pause  time.Duration // until the next check, before jitter
+	fails  int           // checks that have failed in a row
 
 	values sync.Map // of strings by gjson path: what was looked up in the body, once for all
 }
@@ -159,9 +161,9 @@ func opaque(tag string) string {
 	return tag
 }
 
-// splitTags splits a list of entity tags (RFC 9110, section 13.1.2). A comma may
-// stand inside of quotes. What is no tag is kept as it is: it just never matches
-// anything but its like.
+// splitTags splits a list of entity tags (RFC 9110, section 13.1.2), or of other
+// things. A comma may stand inside of quotes. What is malformed is kept as it is: it
+// just never matches anything but its like.
 func splitTags(field string) (tags []string) {
 	var quoted bool
 	start := 0

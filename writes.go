@@ -1,6 +1,7 @@
 package longpoll
 
 import (
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
@@ -45,6 +46,16 @@ func (ws *Writes) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// Validate judges the paths.
+func (ws *Writes) Validate() error {
+	for _, path := range ws.Paths {
+		if path == "" || !strings.ContainsAny(path[:1], "/{") || strings.ContainsAny(path, "*?#") {
+			return fmt.Errorf("wake writes %q: expected a path that begins with a slash or a placeholder, without wildcards or a query", path)
+		}
+	}
+	return nil
+}
+
 // Watch has nothing to do: writes come by themselves.
 func (*Writes) Watch(*caddy.Replacer, func()) (stop func()) { return func() {} }
 
@@ -63,11 +74,14 @@ func (*WritesHandler) CaddyModule() caddy.ModuleInfo {
 
 // ServeHTTP passes the request on and looks at its method and at the status.
 func (*WritesHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if !isWrite(r.Method) {
+		return next.ServeHTTP(w, r) // on as little stack as can be: it may park
+	}
 	return seeWrite(w, r, next)
 }
 
-// seenVar marks a request whose outcome is no write, or is seen already: a poll by
-// POST, a check of such a poll, a write that passes two of us.
+// seenVar says of a request that it is no write, by true (a poll by POST), or at
+// which path it was seen already.
 const seenVar = "long_poll.seen"
 
 // isWrite reports whether a request may change something.
@@ -79,44 +93,73 @@ func isWrite(method string) bool {
 	return false
 }
 
-// seeWrite passes r on, and wakes what it has changed if it is a write.
-func seeWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+// seeWrite passes a write on, and wakes what it has changed.
+//
+//go:noinline
+func seeWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server == nil || !isWrite(r.Method) || caddyhttp.GetVar(r.Context(), seenVar) != nil {
+	if server == nil || caddyhttp.GetVar(r.Context(), seenVar) != nil || isCheck(w) {
 		return next.ServeHTTP(w, r)
 	}
 	// Looked up before anybody behind us rewrites the path.
 	write := write{host: strings.ToLower(r.Host), at: *r.URL}
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		write.prefix, _ = strings.CutSuffix(orig.URL.Path, r.URL.Path)
+		if prefix, ok := strings.CutSuffix(orig.URL.Path, r.URL.Path); ok {
+			write.prefix = prefix
+		}
 	}
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	listed := make(map[*Handler][]string)
+	// By their text, since a reload may come before the answer does: the new
+	// configuration lists the same ones as a rule.
+	listed := make(map[string]string)
 	for _, h := range live.on(server.Name()) {
 		for _, ws := range h.writes {
 			for _, path := range ws.Paths {
-				listed[h] = append(listed[h], repl.ReplaceAll(path, ""))
+				listed[path] = repl.ReplaceAll(path, "")
 			}
 		}
 	}
-	rec := &statusRecorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
-	err := next.ServeHTTP(rec, r)
-	// A request that long_poll has answered as a poll is no write.
-	if err != nil || rec.status >= 400 || caddyhttp.GetVar(r.Context(), seenVar) != nil {
-		return err
-	}
-	caddyhttp.SetVar(r.Context(), seenVar, true)
-	paths := write.paths(w.Header())
-	handlers := live.on(server.Name())
-	// The writer is not to wait until ten thousand resources are marked.
-	go func() {
-		for _, h := range handlers {
-			if len(h.writes) > 0 {
-				h.wakeWritten(write.host, append(paths, listed[h]...))
-			}
+	rec := &writeRecorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	// Deferred, for whoever hangs up in the middle of the answer has written all the
+	// same: reverse_proxy panics then.
+	defer func() {
+		if err != nil || rec.status < 200 || rec.status >= 400 {
+			return
 		}
+		switch caddyhttp.GetVar(r.Context(), seenVar) {
+		case true, write.at.Path:
+			return
+		}
+		caddyhttp.SetVar(r.Context(), seenVar, write.at.Path)
+		paths := write.paths(rec.locations)
+		handlers := live.on(server.Name())
+		// The writer is not to wait until ten thousand resources are marked.
+		go func() {
+			for _, h := range handlers {
+				h.wakeWritten(write.host, paths, listed)
+			}
+		}()
 	}()
-	return nil
+	err = next.ServeHTTP(rec, r)
+	if rec.status == 0 {
+		rec.note(http.StatusOK) // which net/http is about to say
+	}
+	return err
+}
+
+// isCheck reports whether w is the end of a check, or leads to it: a probe by POST
+// is no write, and must not wake what it looks at.
+func isCheck(w http.ResponseWriter) bool {
+	for {
+		switch v := w.(type) {
+		case *recorder:
+			return true
+		case interface{ Unwrap() http.ResponseWriter }:
+			w = v.Unwrap()
+		default:
+			return false
+		}
+	}
 }
 
 // write is where a write went to.
@@ -127,15 +170,11 @@ type write struct {
 }
 
 // paths are those that a write has changed, as far as its answer tells.
-func (wr *write) paths(header http.Header) []string {
+func (wr *write) paths(locations []string) []string {
 	paths := []string{wr.at.Path}
-	for _, name := range []string{"Location", "Content-Location"} {
-		text := header.Get(name)
-		if text == "" {
-			continue
-		}
+	for _, text := range locations {
 		u, err := wr.at.Parse(text)
-		if err != nil {
+		if err != nil || u.Opaque != "" {
 			continue
 		}
 		paths = append(paths, u.Path)
@@ -147,38 +186,63 @@ func (wr *write) paths(header http.Header) []string {
 	return paths
 }
 
-// wakeWritten wakes the resources at the paths on the host.
-func (h *Handler) wakeWritten(host string, paths []string) {
+// wakeWritten wakes the resources at the paths, and at those listed for the
+// handler, on the host.
+func (h *Handler) wakeWritten(host string, paths []string, listed map[string]string) {
+	if len(h.writes) == 0 {
+		return
+	}
 	var woken int
-	seen := make(map[string]bool, len(paths))
-	for _, path := range paths {
-		if path = strings.TrimRight(path, "/"); seen[path] {
-			continue
+	seen := make(map[string]bool)
+	wake := func(path string) {
+		if path = strings.TrimRight(path, "/"); !seen[path] {
+			seen[path] = true
+			woken += h.lot.Wake(path, func(n lot.Name) bool { return n.Host == host })
 		}
-		seen[path] = true
-		woken += h.lot.Wake(path, func(n lot.Name) bool { return n.Host == host })
+	}
+	for _, path := range paths {
+		wake(path)
+	}
+	for _, ws := range h.writes {
+		for _, text := range ws.Paths {
+			if path := listed[text]; path != "" { // else its placeholders are empty
+				wake(path)
+			}
+		}
 	}
 	if woken > 0 {
 		h.metrics.woken("writes")
 	}
 }
 
-// statusRecorder notes the status and keeps nothing back.
-type statusRecorder struct {
+// writeRecorder notes what an answer says of a write, and keeps nothing back.
+type writeRecorder struct {
 	*caddyhttp.ResponseWriterWrapper
-	status int
+	status    int      // 0 before the final status
+	locations []string // as the backend says them: handlers in front of us may rewrite them
 }
 
-func (w *statusRecorder) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 {
-		w.status = status
-	}
+func (w *writeRecorder) WriteHeader(status int) {
+	w.note(status)
 	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+func (w *writeRecorder) note(status int) {
+	if w.status != 0 || status < 200 && status != http.StatusSwitchingProtocols {
+		return
+	}
+	w.status = status
+	for _, name := range []string{"Location", "Content-Location"} {
+		if text := w.Header().Get(name); text != "" {
+			w.locations = append(w.locations, text)
+		}
+	}
 }
 
 // Interface guards
 var (
 	_ Waker                       = (*Writes)(nil)
+	_ caddy.Validator             = (*Writes)(nil)
 	_ caddyfile.Unmarshaler       = (*Writes)(nil)
 	_ caddyhttp.MiddlewareHandler = (*WritesHandler)(nil)
 )

@@ -1,0 +1,548 @@
+package longpoll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+)
+
+// TestMain fails if a goroutine of ours outlives the tests.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if left := leaked(10 * time.Second); code == 0 && left != "" {
+		fmt.Fprintf(os.Stderr, "goroutines outlive the tests:\n%s\n", left)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// leaked waits for the goroutines of this module to end, and returns the stacks of
+// those that have not.
+func leaked(patience time.Duration) string {
+	const ours = "caddy-longpoll/caddy-longpoll"
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		buf := make([]byte, 1<<20)
+		stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+		left := slices.DeleteFunc(stacks[1:], func(stack string) bool { return !strings.Contains(stack, ours) })
+		if len(left) == 0 || time.Now().After(deadline) {
+			return strings.Join(left, "\n\n")
+		}
+	}
+}
+
+// virtual is a test in virtual time. It ends only when its goroutines have.
+func virtual(f func(t *testing.T)) func(t *testing.T) {
+	return func(t *testing.T) { synctest.Test(t, f) }
+}
+
+// site is a handler, what is behind it, and what is before it.
+type site struct {
+	*Handler
+	t       testing.TB
+	backend *backend
+	server  *caddyhttp.Server
+	logs    *observer.ObservedLogs
+	began   time.Time
+
+	mu      sync.Mutex // protects clients
+	clients []*client
+
+	// before is what other handlers do with a request on its way to us.
+	before func(w http.ResponseWriter, r *http.Request)
+}
+
+// steady takes the chance out of times that a test wants to be exact about.
+const steady = "hold 25s 0%\n"
+
+// newSite makes a site of what stands in the block of the directive.
+func newSite(t testing.TB, block string) *site {
+	t.Helper()
+	h := parseHandler(t, block)
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	t.Cleanup(cancel)
+	if err := h.Provision(ctx); err != nil {
+		t.Fatalf("provisioning: %v", err)
+	}
+	t.Cleanup(func() {
+		h.Cleanup()
+		time.Sleep(time.Hour) // checks that nobody waits for any more come to their end
+	})
+	if err := h.Validate(); err != nil {
+		t.Fatalf("validating: %v", err)
+	}
+	core, logs := observer.New(zapcore.DebugLevel)
+	h.logger = zap.New(core)
+	s := &site{Handler: h, t: t, backend: newBackend(), server: new(caddyhttp.Server), logs: logs, began: time.Now()}
+	t.Cleanup(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, c := range s.clients {
+			c.leave()
+			<-c.done
+		}
+	})
+	return s
+}
+
+// parseHandler reads the block as the Caddyfile adapter would, short placeholders
+// included.
+func parseHandler(t testing.TB, block string) *Handler {
+	t.Helper()
+	tokens, err := caddyfile.Tokenize([]byte("long_poll {\n"+block+"\n}"), "Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	segment := caddyfile.Segment(tokens)
+	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&segment)
+	h := new(Handler)
+	if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(segment)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// now is the time since the site began.
+func (s *site) now() time.Duration { return time.Since(s.began) }
+
+// wake is a wake-up for a path.
+func (s *site) wake(path string) { s.lot.Wake(path, func(lot.Name) bool { return true }) }
+
+// settle waits until nothing moves any more unless time does, and then lets d
+// pass.
+func settle(d time.Duration) {
+	synctest.Wait()
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// client is one request, and what became of it.
+type client struct {
+	t      testing.TB
+	r      *http.Request
+	w      *response
+	leave  context.CancelFunc
+	done   chan struct{}
+	err    error // what the handler returned
+	broken bool  // the handler has aborted the response
+	began  time.Time
+	took   time.Duration
+}
+
+// get sends a GET with fields such as "If-None-Match: x".
+func (s *site) get(target string, fields ...string) *client {
+	return s.send(newRequest(http.MethodGet, target, "", fields...))
+}
+
+// post sends a POST with a body.
+func (s *site) post(target, body string, fields ...string) *client {
+	return s.send(newRequest(http.MethodPost, target, body, fields...))
+}
+
+func newRequest(method, target, body string, fields ...string) *http.Request {
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	r := httptest.NewRequest(method, target, reader)
+	for _, field := range fields {
+		name, value, _ := strings.Cut(field, ":")
+		r.Header.Add(name, strings.TrimSpace(value))
+	}
+	return r
+}
+
+// send has a goroutine of its own do with the request what Caddy's server does
+// with it, its end included: there the server reuses what it has.
+func (s *site) send(r *http.Request) *client {
+	ctx, cancel := context.WithCancel(r.Context())
+	c := &client{t: s.t, w: newResponse(), leave: cancel, done: make(chan struct{}), began: time.Now()}
+	s.mu.Lock()
+	s.clients = append(s.clients, c)
+	s.mu.Unlock()
+	repl := caddy.NewReplacer()
+	c.r = caddyhttp.PrepareRequest(r.WithContext(ctx), repl, c.w, s.server)
+	if s.before != nil {
+		s.before(c.w, c.r)
+	}
+	go func() {
+		defer close(c.done)
+		defer cancel()
+		defer func() {
+			c.took = time.Since(c.began)
+			switch p := recover(); p {
+			case nil:
+			case http.ErrAbortHandler:
+				c.broken = true
+			default:
+				panic(p)
+			}
+			c.r.Header.Set("Reused", "yes")
+			c.r.URL.Path = "/reused"
+			repl.Set("reused", "yes")
+			caddyhttp.SetVar(c.r.Context(), "reused", "yes")
+			c.w.Header().Set("Reused", "yes")
+		}()
+		c.err = s.ServeHTTP(c.w, c.r, s.backend)
+		if c.err != nil {
+			c.w.WriteHeader(statusOf(c.err))
+		}
+		c.w.end()
+	}()
+	return c
+}
+
+// statusOf is the status that Caddy answers an error with.
+func statusOf(err error) int {
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) && he.StatusCode != 0 {
+		return he.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
+// waits reports whether the client has no answer once nothing moves any more.
+func (c *client) waits() bool {
+	synctest.Wait()
+	select {
+	case <-c.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// mustWait fails the test if the client has an answer.
+func (c *client) mustWait() {
+	c.t.Helper()
+	if !c.waits() {
+		c.t.Fatalf("%s %s: got %v after %v; want it to wait", c.r.Method, c.r.RequestURI, c, c.took)
+	}
+}
+
+// answer waits for the answer.
+func (c *client) answer() *client {
+	<-c.done
+	return c
+}
+
+// wants waits for the answer and compares it: "200 changed state 2" is the status,
+// the outcome and the body. What is left out is not compared.
+func (c *client) wants(want string) *client {
+	c.t.Helper()
+	<-c.done
+	status, rest, _ := strings.Cut(want, " ")
+	outcome, body, all := strings.Cut(rest, " ")
+	got := c.String()
+	if fmt.Sprint(c.w.status) != status || c.outcome() != outcome || all && c.w.body.String() != body {
+		c.t.Errorf("%s %s: got %q; want %q", c.r.Method, c.r.RequestURI, got, want)
+	}
+	return c
+}
+
+// within compares how long the answer took.
+func (c *client) within(from, to time.Duration) *client {
+	c.t.Helper()
+	<-c.done
+	if c.took < from || c.took > to {
+		c.t.Errorf("%s %s: got %v after %v; want it after %v to %v", c.r.Method, c.r.RequestURI, c, c.took, from, to)
+	}
+	return c
+}
+
+// outcome is what the Long-Poll field says, or would say to a client that has
+// left.
+func (c *client) outcome() string {
+	if c.w.status == 499 {
+		return string(left)
+	}
+	outcome, _, _ := strings.Cut(c.w.sent.Get("Long-Poll"), ";")
+	return outcome
+}
+
+// field is a field of the answer, all its lines.
+func (c *client) field(name string) string {
+	<-c.done
+	return strings.Join(c.w.sent.Values(name), " | ")
+}
+
+// wantsField compares a field of the answer.
+func (c *client) wantsField(name, want string) *client {
+	c.t.Helper()
+	if got := c.field(name); got != want {
+		c.t.Errorf("%s %s: got %s %q; want %q", c.r.Method, c.r.RequestURI, name, got, want)
+	}
+	return c
+}
+
+func (c *client) String() string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s %s", c.w.status, c.outcome(), c.w.body.String()))
+}
+
+// response is what a client receives. It is as picky as the real one.
+type response struct {
+	header   http.Header
+	sent     http.Header // as it was when it was sent
+	informed []int       // 1xx
+	status   int
+	body     strings.Builder
+
+	mu       sync.Mutex // protects deadline
+	deadline time.Time  // for writes
+}
+
+func newResponse() *response { return &response{header: make(http.Header)} }
+
+func (w *response) Header() http.Header { return w.header }
+
+func (w *response) WriteHeader(status int) {
+	switch {
+	case status >= 100 && status < 200 && status != http.StatusSwitchingProtocols:
+		w.informed = append(w.informed, status)
+	case w.status == 0:
+		w.status, w.sent = status, w.header.Clone()
+	}
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if !hasBody(w.status) {
+		return 0, http.ErrBodyNotAllowed
+	}
+	return w.body.Write(p)
+}
+
+func (w *response) FlushError() error { return nil }
+
+func (w *response) SetReadDeadline(time.Time) error { return nil }
+
+func (w *response) SetWriteDeadline(t time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deadline = t
+	return nil
+}
+
+// writeDeadline is when a write would fail; zero if never.
+func (w *response) writeDeadline() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.deadline
+}
+
+// end is what the server does when the handler has returned.
+func (w *response) end() { w.WriteHeader(http.StatusOK) }
+
+// backend is what is behind the handler. It notes what it is asked.
+type backend struct {
+	mu     sync.Mutex // protects what follows
+	says   caddyhttp.HandlerFunc
+	asked  []exchange
+	flying int // in flight
+	most   int // of them, ever
+}
+
+// exchange is a request as the backend got it.
+type exchange struct {
+	at     time.Time
+	method string
+	host   string
+	uri    string
+	header http.Header
+	body   string
+}
+
+func newBackend() *backend { return &backend{says: tagged("1")} }
+
+// say changes what the backend says from now on.
+func (b *backend) say(says caddyhttp.HandlerFunc) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.says = says
+}
+
+func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
+	e := exchange{at: time.Now(), method: r.Method, host: r.Host, uri: r.URL.RequestURI(), header: r.Header.Clone()}
+	body, err := io.ReadAll(r.Body)
+	e.body = string(body)
+	b.mu.Lock()
+	says := b.says
+	b.asked = append(b.asked, e)
+	b.flying++
+	b.most = max(b.most, b.flying)
+	b.mu.Unlock()
+	defer func() {
+		b.mu.Lock()
+		b.flying--
+		b.mu.Unlock()
+	}()
+	if err != nil {
+		return err
+	}
+	return says(w, r)
+}
+
+// exchanges are all requests that the backend got.
+func (b *backend) exchanges() []exchange {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.asked)
+}
+
+// checks is how many requests the backend got.
+func (b *backend) checks() int { return len(b.exchanges()) }
+
+// last is the latest request that the backend got.
+func (b *backend) last() exchange {
+	all := b.exchanges()
+	return all[len(all)-1]
+}
+
+// inFlight is how many requests the backend is at, and how many it ever was at at
+// once.
+func (b *backend) inFlight() (now, most int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.flying, b.most
+}
+
+// pauses are between the requests that the backend got.
+func (b *backend) pauses() (all []time.Duration) {
+	asked := b.exchanges()
+	for i := 1; i < len(asked); i++ {
+		all = append(all, asked[i].at.Sub(asked[i-1].at))
+	}
+	return all
+}
+
+// reply answers with a status, a body and fields such as "ETag: x". It knows
+// nothing of preconditions.
+func reply(status int, body string, fields ...string) caddyhttp.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		for _, field := range fields {
+			name, value, _ := strings.Cut(field, ":")
+			w.Header().Add(name, strings.TrimSpace(value))
+		}
+		w.WriteHeader(status)
+		if body != "" && r.Method != http.MethodHead {
+			io.WriteString(w, body)
+		}
+		return nil
+	}
+}
+
+// tagged answers with "state v" and the ETag "v", or with a 304 to who has it.
+func tagged(v string, fields ...string) caddyhttp.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		fields := append([]string{`ETag: "` + v + `"`}, fields...)
+		if strings.Contains(r.Header.Get("If-None-Match"), `"`+v+`"`) {
+			return reply(http.StatusNotModified, "", fields...)(w, r)
+		}
+		return reply(http.StatusOK, "state "+v, fields...)(w, r)
+	}
+}
+
+// has names the version v of tagged.
+func has(v string) string { return `If-None-Match: "` + v + `"` }
+
+// slowly takes a while before it says anything; like reverse_proxy it notices that
+// nobody waits for it any more.
+func slowly(d time.Duration, says caddyhttp.HandlerFunc) caddyhttp.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		select {
+		case <-time.After(d):
+			return says(w, r)
+		case <-r.Context().Done():
+			w.WriteHeader(499)
+			return nil
+		}
+	}
+}
+
+// hung never says anything.
+func hung(w http.ResponseWriter, r *http.Request) error {
+	<-r.Context().Done()
+	w.WriteHeader(499)
+	return nil
+}
+
+// deaf does not even notice that nobody waits any more, until it is let go.
+func deaf(letGo <-chan struct{}) caddyhttp.HandlerFunc {
+	return func(http.ResponseWriter, *http.Request) error {
+		<-letGo
+		return nil
+	}
+}
+
+// unreachable is a backend that can not be connected to.
+func unreachable(http.ResponseWriter, *http.Request) error {
+	return caddyhttp.Error(http.StatusBadGateway, errors.New("connection refused"))
+}
+
+// aborted breaks off in the middle of an answer.
+func aborted(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Length", "100")
+	w.WriteHeader(http.StatusOK)
+	io.WriteString(w, "half of it")
+	panic(http.ErrAbortHandler)
+}
+
+// stalled breaks off in the middle of an answer, and lets one wait for the rest.
+func stalled(w http.ResponseWriter, r *http.Request) error {
+	w.WriteHeader(http.StatusOK)
+	io.WriteString(w, "half of it")
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
+}
+
+// silent says nothing at all.
+func silent(http.ResponseWriter, *http.Request) error { return nil }
+
+// crashing is a handler with a bug.
+func crashing(http.ResponseWriter, *http.Request) error { panic("a bug") }
+
+// sequence says one thing after the other, and goes on saying the last.
+func sequence(says ...caddyhttp.HandlerFunc) caddyhttp.HandlerFunc {
+	var mu sync.Mutex
+	return func(w http.ResponseWriter, r *http.Request) error {
+		mu.Lock()
+		now := says[0]
+		if len(says) > 1 {
+			says = says[1:]
+		}
+		mu.Unlock()
+		return now(w, r)
+	}
+}
+
+// byField says what the value of a request field has it say.
+func byField(name string, says map[string]caddyhttp.HandlerFunc) caddyhttp.HandlerFunc {
+	says = maps.Clone(says)
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if say, ok := says[r.Header.Get(name)]; ok {
+			return say(w, r)
+		}
+		return reply(http.StatusTeapot, "who asks?")(w, r)
+	}
+}
