@@ -222,7 +222,7 @@ type Waiter[S any] struct {
 	*Resource[S]
 	joined   uint64 // checks that had begun by then
 	watching bool
-	first    bool
+	first    bool // nobody else waited when it began to
 	parked   bool
 	client   string
 }
