@@ -119,7 +119,7 @@ type outageStats struct {
 	Seconds   float64   `json:"seconds"`
 	Resources int       `json:"resources"` // that fail, of those that are still known
 	Parked    int       `json:"parked"`    // in the handler
-	Method    string    `json:"method"`    // of the one that was checked last, as the host and the path
+	Method    string    `json:"method"`    // of that of them which most wait for
 	Host      string    `json:"host"`
 	Path      string    `json:"path"`
 	Status    int       `json:"status"`
@@ -319,12 +319,13 @@ func listResources(limit, offset int) []resourceStats {
 		}
 	}
 	slices.SortFunc(all, func(a, b found) int {
-		return cmp.Or(
-			cmp.Compare(b.waiters, a.waiters),
-			cmp.Compare(a.r.Name.Path, b.r.Name.Path),
-			cmp.Compare(a.r.Name.Host, b.r.Name.Host),
-			cmp.Compare(a.r.Name.Method, b.r.Name.Method),
-		)
+		if c := cmp.Compare(b.waiters, a.waiters); c != 0 {
+			return c
+		}
+		if c := strings.Compare(a.r.Name.Path, b.r.Name.Path); c != 0 {
+			return c
+		}
+		return cmp.Or(strings.Compare(a.r.Name.Host, b.r.Name.Host), strings.Compare(a.r.Name.Method, b.r.Name.Method))
 	})
 	all = all[min(offset, len(all)):]
 	all = all[:min(limit, len(all))]

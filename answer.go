@@ -298,8 +298,24 @@ func restartDeadlines(w http.ResponseWriter, r *http.Request) {
 	deadline := now.Add(time.Duration(server.WriteTimeout))
 	if writer != nil {
 		writer.Deadline.HardDeadline = deadline
+		writer.Ctrl = http.NewResponseController(laterDeadline{writer.ResponseWriter, deadline})
 	}
 	_ = http.NewResponseController(w).SetWriteDeadline(deadline)
+}
+
+// laterDeadline sets no deadline that is before min. A `timeouts` handler around us
+// puts the one back that it found, which may have passed while the request was
+// parked, and with which the answer would be lost that is still in the buffers.
+type laterDeadline struct {
+	http.ResponseWriter
+	min time.Time
+}
+
+func (w laterDeadline) SetWriteDeadline(deadline time.Time) error {
+	if !deadline.IsZero() && deadline.Before(w.min) {
+		deadline = w.min
+	}
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(deadline)
 }
 
 // drainRate is how many requests a drain releases in a second: ten thousand take
@@ -311,7 +327,12 @@ func (h *Handler) drainSpread(parked int) time.Duration {
 	return min(time.Second, time.Second*time.Duration(parked)/drainRate)
 }
 
+// drainPause is before what a drain releases nobody: the server is about to close
+// its listener and the connections that are idle, and who came back by one of these
+// would be reset.
+const drainPause = 50 * time.Millisecond
+
 // drainDelay is when one request of a drain is released.
 func (h *Handler) drainDelay() time.Duration {
-	return time.Duration(rand.Float64() * float64(h.drainSpread(h.lot.Parked())))
+	return max(drainPause, time.Duration(rand.Float64()*float64(h.drainSpread(h.lot.Parked()))))
 }

@@ -289,10 +289,34 @@ func TestOnChange(t *testing.T) {
 	}
 
 	t.Run("each client has its own copy", virtual(func(t *testing.T) {
-		s := newSite(t, steady)
+		s := newSite(t, steady+"freshness 1h")
 		s.backend.say(tagged("1", "X-A: 1"))
-		s.get("/").answer().w.Header()["X-A"][0] = "spoiled" // race detector: in place
+		// Handlers around us change values in place.
+		s.get("/").answer().w.header["X-A"][0] = "spoiled"
 		s.get("/").wants("200 answered state 1").wantsField("X-A", "1")
+		c := s.get("/", has("1"), "Wait: 1").answer()
+		c.w.header["Etag"][0] = "spoiled"
+		s.get("/").wants("200 answered state 1").wantsField("ETag", `"1"`)
+	}))
+
+	t.Run("what is set on the way to us", virtual(func(t *testing.T) {
+		// A request's own id stays its own; what handlers behind us replace or take
+		// away, they do for all.
+		s := newSite(t, steady+"freshness 1h\nstrip_query 1 2")
+		s.before = func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Request-Id", r.URL.RawQuery)
+			w.Header().Set("Server", "Caddy")
+			w.Header().Set("X-Mode", "before")
+		}
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Del("Server")
+			w.Header().Set("X-Mode", "behind")
+			return tagged("1")(w, r)
+		})
+		for _, id := range []string{"1", "2"} {
+			s.get("/?"+id).wantsField("X-Request-Id", id).wantsField("Server", "").wantsField("X-Mode", "behind")
+			s.get("/?"+id, has("1"), "Wait: 1").wants("304 expired").wantsField("X-Request-Id", id)
+		}
 	}))
 
 	t.Run("HEAD", virtual(func(t *testing.T) {

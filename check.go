@@ -529,7 +529,13 @@ func (a *answer) freshened(by *answer) *answer {
 	}
 	for name, values := range by.header {
 		switch name {
-		case "Etag", "Content-Encoding", "Content-Type", "Content-Range", "Vary":
+		case "Etag", "Content-Encoding", "Content-Type", "Content-Range":
+		case "Vary":
+			for _, v := range values { // less would let others read it
+				if !slices.Contains(b.header[name], v) {
+					b.header[name] = append(b.header[name], v)
+				}
+			}
 		default:
 			b.header[name] = values
 		}

@@ -41,15 +41,19 @@ func TestMain(m *testing.M) {
 // leaked waits for the goroutines of this module to end, and returns the stacks of
 // those that have not.
 func leaked(patience time.Duration) string {
-	const ours = "caddy-longpoll/caddy-longpoll"
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		buf := make([]byte, 1<<20)
-		stacks := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
-		left := slices.DeleteFunc(stacks[1:], func(stack string) bool { return !strings.Contains(stack, ours) })
+		left := stacks("caddy-longpoll/caddy-longpoll")
 		if len(left) == 0 || time.Now().After(deadline) {
 			return strings.Join(left, "\n\n")
 		}
 	}
+}
+
+// stacks are those of other goroutines that text stands in.
+func stacks(text string) []string {
+	buf := make([]byte, 16<<20)
+	all := strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n")
+	return slices.DeleteFunc(all[1:], func(stack string) bool { return !strings.Contains(stack, text) })
 }
 
 // virtual is a test in virtual time. It ends only when its goroutines have.

@@ -297,6 +297,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !h.parkable(r) {
 		return q.pass(w, next)
 	}
+	h.sendAway(w, r)
 	if err := q.ask(); errors.Is(err, errLargeBody) {
 		return q.pass(w, next)
 	} else if err != nil {
@@ -368,6 +369,20 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 			}
 			timer.Reset(time.Until(q.arrived.Add(time.Duration(*q.h.Hold))))
 		}
+	}
+}
+
+// sendAway has the client of a drained handler come back on a new connection, to
+// what has taken its place. The server does so too, but not on an HTTP/2 connection
+// that it accepted while it was being stopped: a client would poll there again and
+// again, and never be parked.
+func (h *Handler) sendAway(w http.ResponseWriter, r *http.Request) {
+	select {
+	case <-h.lot.Drained():
+		if r.ProtoMajor < 3 { // HTTP/3 has no such field, and means nothing by it
+			w.Header().Set("Connection", "close")
+		}
+	default:
 	}
 }
 

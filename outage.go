@@ -1,13 +1,11 @@
 package longpoll
 
 import (
-	"crypto/x509"
-	"errors"
-	"net"
+	"cmp"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -54,7 +52,7 @@ func (o *outage) begin(h *Handler, r *resource, s *state) {
 	o.mu.Unlock()
 	if first {
 		h.logger.Warn("backend fails", append(logFields(r),
-			zap.Int("status", s.code()), zap.Error(s.err), zap.Int("parked", h.lot.Parked()), zap.String("on_error", h.OnError))...)
+			zap.Int("status", s.code()), zap.Error(s.err), zap.Int("parked", h.lot.Parked()), zap.String("on_error", cmp.Or(h.OnError, "hold")))...)
 	}
 	if !known {
 		r.OnForget(func() { o.forget(r) }) // it may call back at once
@@ -94,42 +92,51 @@ func (o *outage) forget(r *resource) {
 	delete(o.failing, r)
 }
 
-// now is the outage as it stands, and how many resources it affects; where is nil
-// if there is none.
+// now is the outage as it stands, how many resources it affects, and that of them
+// which most wait for, with what its check has failed with; nil if there is none.
 func (o *outage) now() (since time.Time, count int, where *resource, last *state) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.since, o.count, o.where, o.last
+	where, last = o.where, o.last
+	most := -1
+	for r, failing := range o.failing {
+		if !failing {
+			continue
+		}
+		if n := r.Waiters(); n > most {
+			if snap := r.Snapshot(); snap.Failed() {
+				most, where, last = n, r, snap.Fault
+			}
+		}
+	}
+	return o.since, o.count, where, last
 }
 
 // reason says in a few words why a check failed. It is shown to whoever can reach
-// the admin endpoint, so it takes nothing from the text of errors, which may bear
-// anything.
+// the admin endpoint, and the text of an error may bear anything, so that only what
+// is known to be harmless is taken from it.
 func (s *state) reason() string {
-	var errno syscall.Errno
-	var dns *net.DNSError
-	var unverified x509.UnknownAuthorityError
-	var invalid x509.CertificateInvalidError
-	var otherHost x509.HostnameError
-	var timeout net.Error
-	switch err := s.err; {
-	case err == nil:
-	case errors.Is(err, errTimeout):
-		return "no answer within check_timeout"
-	case errors.Is(err, errAborted):
-		return "answer was broken off"
-	case errors.Is(err, errNothing):
-		return "no handler answered"
-	case errors.As(err, &errno):
-		return errno.Error()
-	case errors.As(err, &dns):
-		return "host name not resolved"
-	case errors.As(err, &unverified), errors.As(err, &invalid), errors.As(err, &otherHost):
-		return "certificate not trusted"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return "timed out"
+	if s.err != nil {
+		text := s.err.Error()
+		for _, r := range reasons {
+			if strings.HasSuffix(text, r) {
+				return r
+			}
+		}
+		if strings.Contains(text, "x509: ") {
+			return "certificate not trusted"
+		}
 	}
 	return http.StatusText(s.code())
+}
+
+// reasons is how errors end that handlers commonly return: ours, those of
+// connections, and those of reverse_proxy.
+var reasons = []string{
+	errTimeout.Error(), errAborted.Error(), errNothing.Error(), errUnasked.Error(),
+	"connection refused", "connection reset by peer", "broken pipe", "no such host", "no route to host",
+	"network is unreachable", "i/o timeout", "timeout awaiting response headers", "context deadline exceeded", "EOF",
+	"no such file or directory", "permission denied", "server misbehaving", "no upstreams available",
 }
 
 // refusedPause is between two logs of one bound that is hit.

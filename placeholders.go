@@ -55,7 +55,7 @@ func seconds(s float64) string { return strconv.FormatFloat(s, 'f', 3, 64) }
 // isStateKey reports whether key is one that ofState knows.
 func isStateKey(key string) bool {
 	switch key {
-	case "status", "etag", "hash", "version":
+	case "status", "etag", "hash", "version", "body":
 		return true
 	}
 	return strings.HasPrefix(key, "header.") || strings.HasPrefix(key, "json.")
@@ -71,6 +71,8 @@ func (h *Handler) ofState(s *state, key string) (any, bool) {
 		return strconv.Itoa(s.code()), true
 	case "version":
 		return s.version.text, true
+	case "body":
+		return s.text(), true
 	}
 	if name, ok := strings.CutPrefix(key, "json."); ok {
 		return s.json(name), true

@@ -47,7 +47,9 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 	if snap.Failed() {
 		last = snap.Fault
 	}
-	if now.fault() && !t.holds(now) {
+	// A hold_while can hold on an error that the backend answers, but no answer is
+	// nothing to look at: each member of it would be `empty`.
+	if now.fault() && (now.err != nil || !t.holds(now)) {
 		now.fails = 1
 		if last != nil {
 			now.fails += last.fails
@@ -168,8 +170,9 @@ func (h *Handler) watch(r *resource, t *template) {
 		return
 	}
 	for _, w := range h.wakers {
+		woken := h.metrics.wakes.WithLabelValues(w.source)
 		r.OnForget(w.Watch(t.replacer(nil), func() {
-			h.metrics.woken(w.source)
+			woken.Inc()
 			r.Wake()
 		}))
 	}

@@ -560,6 +560,25 @@ func TestRule5NobodyLeavesAMark(t *testing.T) {
 		}
 	}))
 
+	t.Run("nor a poller", virtual(func(t *testing.T) {
+		s := newSite(t, "hold 10m 0%\ninterval 1h")
+		var all []*client
+		for i := range 100 {
+			all = append(all, s.get(fmt.Sprint("/", i%10), has("1")))
+		}
+		synctest.Wait()
+		if n := len(stacks("(*Handler).poll(")); n != 10 {
+			t.Errorf("got %d pollers; want one for each resource", n)
+		}
+		for _, c := range all {
+			c.leave()
+		}
+		synctest.Wait()
+		if n := len(stacks("caddy-longpoll.(*Handler)")); n != 0 {
+			t.Errorf("got %d goroutines when all have left", n)
+		}
+	}))
+
 	t.Run("before anything is known", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(hung)
@@ -785,6 +804,26 @@ func TestRule7OutagesAreWaitedOut(t *testing.T) {
 		}
 	}))
 
+	t.Run("for who is parked on what it does not have any more", virtual(func(t *testing.T) {
+		// The check that was in flight when it came said something else, the one
+		// that is to confirm it fails.
+		s := newSite(t, "hold 25s 0%\ninterval 10s")
+		s.get("/").wants("200 answered state 1")
+		s.backend.say(slowly(time.Second, tagged("2")))
+		s.get("/", "Wait: 1")
+		settle(time.Second / 2)
+		c := s.get("/", has("1"))
+		synctest.Wait()
+		s.backend.say(unreachable)
+		settle(9 * time.Second)
+		if n := s.backend.checks(); n != 3 {
+			t.Errorf("got %d checks; want the two and one that fails", n)
+		}
+		c.mustWait()
+		s.backend.say(tagged("2"))
+		c.wants("200 changed state 2").within(10*time.Second, 13*time.Second)
+	}))
+
 	for name, after := range map[string]string{
 		"seconds": "Retry-After: 7",
 		"a date":  "Retry-After: Sat, 01 Jan 2000 00:00:08 GMT", // where virtual time begins
@@ -873,6 +912,21 @@ func TestRule8ReloadsAreSurvived(t *testing.T) {
 		}))
 	}
 
+	t.Run("by hold_while, with another version", virtual(func(t *testing.T) {
+		// What is known was read before the second came, and it is not what that
+		// one has: it may be older.
+		s := newSite(t, steady+"hold_while {lp.header.X-Busy} is yes")
+		s.backend.say(tagged("1", "X-Busy: yes"))
+		first := s.get("/", has("2"))
+		first.mustWait()
+		second := s.get("/", has("2"))
+		second.mustWait()
+		s.backend.say(tagged("3"))
+		s.drain()
+		first.wants("200 drained state 1")
+		second.wants("200 bypassed state 3")
+	}))
+
 	t.Run("spread over up to a second", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		var all []*client
@@ -917,23 +971,23 @@ func TestRule8ReloadsAreSurvived(t *testing.T) {
 
 	t.Run("with a check in flight", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
-		parked := s.get("/", has("1"))
-		parked.mustWait()
-		// What is behind a retired configuration may say anything.
-		s.backend.say(slowly(500*time.Millisecond, reply(http.StatusNotFound, "retired")))
-		settle(1200 * time.Millisecond)
-		if now, _ := s.backend.inFlight(); now != 1 {
-			t.Fatal("no check is in flight")
+		var parked []*client
+		for range 2000 { // released over a fifth of a second
+			parked = append(parked, s.get("/", has("1")))
 		}
+		settle(time.Second / 2)
+		// What is behind a retired configuration may say anything.
+		s.backend.say(slowly(time.Second, reply(http.StatusNotFound, "retired")))
+		s.wake("/")
+		settle(950 * time.Millisecond)
 		fresh := s.get("/")
 		synctest.Wait()
 		s.drain()
 		s.backend.say(tagged("1"))
-		parked.wants("304 drained")
-		fresh.within(0, 2*time.Second)
-		if fresh.w.status == 0 {
-			t.Errorf("got %v; want an answer", fresh)
+		for _, c := range parked {
+			c.wants("304 drained")
 		}
+		fresh.wants("200 bypassed state 1")
 	}))
 
 	t.Run("during an outage", virtual(func(t *testing.T) {
@@ -1234,4 +1288,106 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 		first.wants("499 left").within(time.Second, time.Second)
 		second.wants("200 answered state 1").within(3*time.Second, 6*time.Second)
 	}))
+}
+
+// TestSweep has every number of waiters, each of them leaving at each of several
+// moments, wake-ups before, during and after a check or none, and a reload at each
+// of these points or none. What holds in all of these is what the rules say.
+//
+// A check takes a second, and reads the state as it begins: the first from 0 to 1,
+// while nobody is parked yet. At 2 the state becomes another.
+func TestSweep(t *testing.T) {
+	const never = time.Hour
+	ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+	wakes := map[string]struct {
+		at []time.Duration
+		by time.Duration // when everybody has the change
+	}{
+		"no wake-up":              {nil, ms(7500)},
+		"wake-up before a check":  {[]time.Duration{ms(3000)}, ms(4000)},
+		"wake-up during a check":  {[]time.Duration{ms(1500), ms(2200)}, ms(3500)},
+		"wake-up after a check":   {[]time.Duration{ms(1500), ms(2600)}, ms(3600)},
+		"wake-up before parking":  {[]time.Duration{ms(500)}, ms(8500)},
+		"wake-up for each moment": {[]time.Duration{ms(500), ms(1500), ms(2000), ms(2200), ms(2500), ms(3000)}, ms(4000)},
+	}
+	leaves := []time.Duration{ms(300), ms(1200), ms(2300)}
+	drains := []time.Duration{never, 0, ms(500), ms(1000), ms(1700), ms(2100), ms(2500), ms(3200), ms(6700)}
+
+	for name, wake := range wakes {
+		for waiters := range 4 {
+			waiters++
+			t.Run(fmt.Sprint(name, ", ", waiters, " waiters"), virtual(func(t *testing.T) {
+				for leaver := range waiters + 1 { // one more: nobody leaves
+					for _, leaveAt := range leaves {
+						for _, drainAt := range drains {
+							p := plan{waiters, leaver, leaveAt, wake.at, drainAt, wake.by}
+							p.run(t)
+						}
+						if leaver == waiters {
+							break
+						}
+					}
+				}
+			}))
+		}
+	}
+}
+
+// plan is one case of the sweep.
+type plan struct {
+	waiters int
+	leaver  int
+	leaveAt time.Duration
+	wakes   []time.Duration
+	drainAt time.Duration
+	by      time.Duration
+}
+
+func (p plan) run(t *testing.T) {
+	t.Helper()
+	s := newSite(t, "hold 20s 0%\ninterval 5s\nlinger 30s")
+	var state atomic.Value
+	state.Store("1")
+	s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+		return slowly(time.Second, tagged(state.Load().(string)))(w, r)
+	})
+	var all []*client
+	for range p.waiters {
+		all = append(all, s.get("/", has("1")))
+	}
+	time.AfterFunc(2*time.Second, func() { state.Store("2") })
+	for _, at := range p.wakes {
+		time.AfterFunc(at, func() { s.wake("/") })
+	}
+	time.AfterFunc(p.drainAt, s.drain)
+	if p.leaver < p.waiters {
+		time.AfterFunc(p.leaveAt, all[p.leaver].leave)
+	}
+
+	for i, c := range all {
+		<-c.done
+		got, drained := c.String(), p.drainAt <= c.took
+		switch {
+		case i == p.leaver && got == "499 left" && c.took == p.leaveAt:
+		case got == "200 changed state 2" && c.took <= p.by && c.took > 2*time.Second:
+		case drained && got == "304 drained" && c.took <= p.drainAt+time.Second:
+		// It was not parked yet, and has asked for itself.
+		case drained && strings.HasPrefix(got, "200 bypassed state ") && c.took <= p.drainAt+2*time.Second:
+		case drained && got == "304 bypassed" && c.took <= p.drainAt+2*time.Second:
+		default:
+			t.Errorf("%+v: client %d got %q after %v", p, i, got, c.took)
+		}
+	}
+	if _, most := s.backend.inFlight(); most > 1 && p.drainAt == time.Hour {
+		t.Errorf("%+v: got %d checks at once", p, most)
+	}
+	if s.lot.Parked() != 0 {
+		t.Errorf("%+v: got %d parked when all have gone", p, s.lot.Parked())
+	}
+	settle(10 * time.Second)
+	n := s.backend.checks()
+	settle(time.Minute)
+	if more := s.backend.checks() - n; more != 0 || s.lot.Len() != 0 {
+		t.Errorf("%+v: got %d checks and %d resources when all have gone", p, more, s.lot.Len())
+	}
 }

@@ -63,7 +63,7 @@ type state struct {
 	pause  time.Duration // until the next check, before jitter
 	fails  int           // checks that have failed in a row
 
-	values sync.Map // of strings by gjson path: what was looked up in the body, once for all
+	values sync.Map // of strings by gjson path, and one by wholeBody: what was looked up in the body, once for all
 }
 
 // code is the status of what the backend said.
@@ -79,6 +79,24 @@ func (s *state) json(path string) string {
 		v = member(s.seen.plain(), path)
 	}
 	s.values.Store(path, v)
+	return v
+}
+
+// wholeBody is the key in values of what no gjson path gives.
+type wholeBody struct{}
+
+// text is the whole body.
+func (s *state) text() string {
+	if v, ok := s.values.Load(wholeBody{}); ok {
+		return v.(string)
+	}
+	var v string
+	if s.seen != nil {
+		if v = string(s.seen.plain()); v == "" {
+			v = string(s.seen.body) // its content coding may be unknown
+		}
+	}
+	s.values.Store(wholeBody{}, v)
 	return v
 }
 

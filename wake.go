@@ -68,7 +68,7 @@ func (h *Handler) provisionWakers(ctx caddy.Context) error {
 		h.wakers = append(h.wakers, namedWaker{Waker: w, source: source})
 		if p, ok := guest.(PathWaker); ok {
 			p.OnPath(func(path string) {
-				h.metrics.woken(source)
+				theMetrics.woken(source) // h's may not be there yet
 				h.lot.Wake(path, func(lot.Name) bool { return true })
 			})
 		}

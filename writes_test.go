@@ -270,8 +270,9 @@ func TestWriteOnBothSidesOfARewrite(t *testing.T) {
 func TestPollByPostIsNoWrite(t *testing.T) {
 	t.Run("nor are its checks", virtual(func(t *testing.T) {
 		s := newSite(t, patient+"methods GET POST\nwake writes /orders")
-		s.backend.say(seen(tagged("1")))
-		s.get("/orders", has("1")).mustWait()
+		s.backend.say(slowly(time.Second, seen(tagged("1"))))
+		s.get("/orders", has("1"))
+		settle(2 * time.Second)
 		s.wantsChecks("/search", func() {
 			c := s.post("/search", "{}", has("1"))
 			settle(5 * time.Minute)
@@ -304,9 +305,9 @@ func TestPollByPostIsNoWrite(t *testing.T) {
 	t.Run("nor is a probe", virtual(func(t *testing.T) {
 		s := newSite(t, patient+"probe POST /count\nwake writes /orders")
 		// Whatever else is in between.
-		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+		s.backend.say(slowly(time.Second, func(w http.ResponseWriter, r *http.Request) error {
 			return seen(tagged("1"))(&caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, r)
-		})
+		}))
 		s.wantsChecks("/count /orders", func() {
 			c := s.get("/orders", has("1"))
 			settle(5 * time.Minute)

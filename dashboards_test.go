@@ -1,0 +1,128 @@
+package longpoll
+
+import (
+	"encoding/json"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+)
+
+// What the dashboard and the alert rules ask for exists, under that name, with
+// those labels and label values.
+func TestDashboards(t *testing.T) {
+	s := realSite(t, "")
+	s.wakers = []namedWaker{{new(statusWaker), "redis"}}
+	families := gathered(t, ourRegistry(t))
+	name := regexp.MustCompile(`caddy_long_poll_[a-z_]+`)
+	selector := regexp.MustCompile(`(caddy_long_poll_[a-z_]+)(?:\{([^}]*)\})?`)
+	matcher := regexp.MustCompile(`([a-z_]+)(=~|=)"([^"]*)"`)
+	used := make(map[string]bool)
+	for file, minimum := range map[string]int{"dashboards/long_poll.json": 15, "dashboards/alerts.yml": 3} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := name.FindAllString(string(text), -1)
+		if len(names) < minimum {
+			t.Errorf("%s: got %d names; want %d and more", file, len(names), minimum)
+		}
+		for _, n := range names {
+			if family(families, n) == nil {
+				t.Errorf("%s: there is no metric %s", file, n)
+			}
+		}
+		for _, m := range selector.FindAllStringSubmatch(strings.ReplaceAll(string(text), `\"`, `"`), -1) {
+			f := family(families, m[1])
+			if f == nil {
+				continue
+			}
+			used[f.GetName()] = true
+			for _, l := range matcher.FindAllStringSubmatch(m[2], -1) {
+				if l[1] == "instance" {
+					continue // the scraper adds it
+				}
+				for _, value := range strings.Split(l[3], "|") {
+					if !hasLabel(f, l[1], value) {
+						t.Errorf("%s: %s never has %s=%q", file, m[1], l[1], value)
+					}
+				}
+			}
+		}
+	}
+	for n := range families {
+		if !used[n] {
+			t.Errorf("%s is on no dashboard", n)
+		}
+	}
+}
+
+// family is the metric that a series belongs to.
+func family(families map[string]*dto.MetricFamily, series string) *dto.MetricFamily {
+	if f := families[series]; f != nil {
+		return f
+	}
+	for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+		if base, ok := strings.CutSuffix(series, suffix); ok && families[base].GetType() == dto.MetricType_HISTOGRAM {
+			return families[base]
+		}
+	}
+	return nil
+}
+
+func hasLabel(f *dto.MetricFamily, name, value string) bool {
+	return slices.ContainsFunc(f.GetMetric(), func(m *dto.Metric) bool {
+		return slices.ContainsFunc(m.GetLabel(), func(l *dto.LabelPair) bool { return l.GetName() == name && l.GetValue() == value })
+	})
+}
+
+// Grafana takes the dashboard: panels that lie side by side, each with a
+// description and an expression whose brackets close.
+func TestDashboardForm(t *testing.T) {
+	text, err := os.ReadFile("dashboards/long_poll.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var dashboard struct {
+		Title, UID string
+		Panels     []struct {
+			ID                       int
+			Type, Title, Description string
+			GridPos                  struct{ X, Y, W, H int }
+			Targets                  []struct{ Expr string }
+		}
+	}
+	if err := json.Unmarshal(text, &dashboard); err != nil {
+		t.Fatal(err)
+	}
+	taken, ids := make(map[[2]int]string), make(map[int]bool)
+	for _, p := range dashboard.Panels {
+		if p.Type != "row" && (p.Description == "" || len(p.Targets) == 0) || p.Title == "" || ids[p.ID] {
+			t.Errorf("panel %d %q lacks a title, a description, an expression or an id of its own", p.ID, p.Title)
+		}
+		ids[p.ID] = true
+		for _, target := range p.Targets {
+			for _, pair := range []string{"()", "{}", "[]"} {
+				if strings.Count(target.Expr, pair[:1]) != strings.Count(target.Expr, pair[1:]) {
+					t.Errorf("panel %q: %s is not closed in %s", p.Title, pair, target.Expr)
+				}
+			}
+		}
+		for x := range p.GridPos.W {
+			for y := range p.GridPos.H {
+				at := [2]int{p.GridPos.X + x, p.GridPos.Y + y}
+				if other, ok := taken[at]; ok || at[0] >= 24 {
+					t.Fatalf("panel %q lies on %q or beyond the edge", p.Title, other)
+				}
+				taken[at] = p.Title
+			}
+		}
+	}
+	if dashboard.Title == "" || dashboard.UID == "" || len(slices.Collect(maps.Keys(ids))) < 10 {
+		t.Errorf("got %+v", dashboard)
+	}
+}
