@@ -82,12 +82,35 @@ func (h *Handler) template(q *question, w http.ResponseWriter, next caddyhttp.Ha
 		delete(head, "Authorization")
 		delete(head, "Cookie")
 	}
+	if h.Version != "" || len(h.HoldWhile) > 0 || len(h.ignore) > 0 {
+		acceptReadable(head)
+	}
 	if len(h.StripQuery) > 0 {
 		t.req.URL.RawQuery = stripQuery(t.req.URL.RawQuery, h.StripQuery)
 		t.req.RequestURI = t.req.URL.RequestURI()
 	}
 	t.q.r = t.req
 	return t
+}
+
+// acceptReadable takes the content codings out of Accept-Encoding that decoder can
+// not undo: in an answer that can not be read each member is missing.
+func acceptReadable(head http.Header) {
+	if len(head["Accept-Encoding"]) == 0 {
+		return
+	}
+	var readable []string
+	for coding := range strings.SplitSeq(strings.Join(head["Accept-Encoding"], ","), ",") {
+		name, _, _ := strings.Cut(coding, ";")
+		switch strings.ToLower(textproto.TrimString(name)) {
+		case "gzip", "x-gzip", "zstd", "identity":
+			readable = append(readable, textproto.TrimString(coding))
+		}
+	}
+	if readable == nil {
+		readable = []string{"identity"}
+	}
+	head["Accept-Encoding"] = []string{strings.Join(readable, ", ")}
 }
 
 // notAsked are the fields of a poll that are between its client and us:

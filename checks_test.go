@@ -192,9 +192,13 @@ func TestIntervals(t *testing.T) {
 		n := s.backend.checks()
 		c := s.get("/", has("2"))
 		settle(20 * time.Second)
+		pauses = s.backend.pauses()[n-1:]
+		if len(pauses) < 3 {
+			t.Fatalf("got pauses %v after a change", pauses)
+		}
 		for i, want := range []time.Duration{2000, 3000, 4500} {
 			want *= time.Millisecond
-			between(t, s.backend.pauses()[n-1+i:n+i], want, want*11/10)
+			between(t, pauses[i:i+1], want, want*11/10)
 		}
 		c.leave()
 	}))
@@ -446,6 +450,16 @@ func TestProbe(t *testing.T) {
 			c.wants("200 changed state 2")
 		}))
 	}
+
+	t.Run("that holds", virtual(func(t *testing.T) {
+		p := newProbed(t, "hold_while {lp.json.busy} is true")
+		p.probe.Store(reply(200, `{"rev":1,"busy":true}`))
+		c := p.get("/")
+		settle(3 * time.Second)
+		c.mustWait()
+		p.probe.Store(reply(200, `{"rev":1,"busy":false}`))
+		c.wants("200 changed state 1").within(3*time.Second, 4100*time.Millisecond)
+	}))
 
 	t.Run("is not older than the question", virtual(func(t *testing.T) {
 		p := newProbed(t, "since {header.X-Have}\ninterval 10s")

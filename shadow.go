@@ -86,8 +86,9 @@ func (h *Handler) judge(q *question, seen *onlooker) {
 // wouldHold reports whether q would be parked if a were what its backend says.
 func (q *question) wouldHold(a *answer) bool {
 	s := &state{answer: a, seen: a, version: version{status: a.status}}
-	q.state = s                      // for placeholders
-	defer func() { q.state = nil }() // those in logs are not to notice
+	// For placeholders; those in logs are not to notice.
+	q.state = s
+	defer func() { q.state = nil }()
 	var text string
 	if q.h.Version != "" {
 		text = q.repl.ReplaceAll(q.h.Version, "")

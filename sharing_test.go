@@ -148,6 +148,7 @@ func TestVary(t *testing.T) {
 		for i, c := range all {
 			if i%2 == 1 {
 				c.wants("200 changed state 2").within(3*time.Second, 5*time.Second)
+				c.wantsField("Long-Poll", fmt.Sprintf("changed;held=%.3f", c.took.Seconds()))
 			}
 		}
 		for i, c := range all {
