@@ -44,15 +44,26 @@ func (q *question) answer(w http.ResponseWriter, v verdict) error {
 		return q.done(w, q.copy(w))
 	case refuse:
 		q.outcome = refused
-		q.h.refused(q.refusal)
-		// Not the same for all, or they all come back at once.
-		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(30)))
-		q.mark(w)
-		return q.done(w, caddyhttp.Error(http.StatusServiceUnavailable, q.refusal))
+		return q.done(w, q.refuse(w))
 	}
 	q.outcome = left
-	return q.done(w, caddyhttp.Error(499, q.r.Context().Err()))
+	return q.done(w, q.leave())
 }
+
+// refuse turns a request away. Like leave it has a large stack frame, which those
+// who are released in their thousands are spared.
+//
+//go:noinline
+func (q *question) refuse(w http.ResponseWriter) error {
+	q.h.refused(q.refusal)
+	// Not the same for all, or they all come back at once.
+	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(30)))
+	q.mark(w)
+	return caddyhttp.Error(http.StatusServiceUnavailable, q.refusal)
+}
+
+//go:noinline
+func (q *question) leave() error { return caddyhttp.Error(499, q.r.Context().Err()) }
 
 // done counts the request.
 func (q *question) done(w http.ResponseWriter, err error) error {
@@ -77,10 +88,19 @@ func (q *question) reject(w http.ResponseWriter, err error) error {
 // mark sets the fields that are on every answer that we make.
 func (q *question) mark(w http.ResponseWriter) {
 	header := w.Header()
-	header.Set("Long-Poll", string(q.outcome)+";held="+seconds(q.held.Seconds()))
+	text := append(make([]byte, 0, 40), q.outcome...)
+	text = append(text, ";held="...)
+	header["Long-Poll"] = []string{string(appendSeconds(text, q.held.Seconds()))}
 	if q.applied != "" {
 		header.Set("Preference-Applied", q.applied)
 	}
+	if len(q.h.Header) > 0 {
+		q.configured(header)
+	}
+}
+
+// configured sets the fields that the configuration gives.
+func (q *question) configured(header http.Header) {
 	for name, values := range q.h.Header {
 		header.Del(name)
 		for _, v := range values {
@@ -134,18 +154,40 @@ func (q *question) copy(w http.ResponseWriter) error {
 		return s.err
 	}
 	q.fields(w, s)
-	if q.r.Method != http.MethodHead {
-		w.Header()["Content-Length"] = []string{strconv.Itoa(len(s.answer.body))}
-	}
-	if !hasBody(s.answer.status) {
-		w.Header().Del("Content-Length")
-	}
 	q.mark(w)
 	w.WriteHeader(s.answer.status)
 	if q.r.Method != http.MethodHead && hasBody(s.answer.status) {
 		w.Write(s.answer.body)
 	}
 	return nil
+}
+
+// field is a header field of an answer as all clients get it.
+type field struct {
+	name   string
+	values []string
+}
+
+// fields are the end-to-end fields of the answer, and how many lines they have. They
+// are found out once, not for each of ten thousand clients.
+func (s *state) fields() ([]field, int) {
+	s.once.Do(func() {
+		header := s.answer.header.Clone()
+		if s.etag != "" && s.answer.status/100 == 2 {
+			header["Etag"] = []string{s.etag}
+		}
+		if hasBody(s.answer.status) {
+			header["Content-Length"] = []string{strconv.Itoa(len(s.answer.body))}
+		}
+		if len(header["Cache-Control"]) > 0 {
+			revalidate(header)
+		}
+		for name, values := range header {
+			s.shown = append(s.shown, field{name, values})
+			s.lines += len(values)
+		}
+	})
+	return s.shown, s.lines
 }
 
 // fields copies the end-to-end fields of the backend's answer. Each client has its
@@ -155,18 +197,27 @@ func (q *question) fields(w http.ResponseWriter, s *state) {
 	for _, name := range s.answer.absent {
 		delete(header, name)
 	}
-	for name, values := range s.answer.header.Clone() {
-		header[name] = values
+	if !hasBody(s.answer.status) {
+		delete(header, "Content-Length")
 	}
-	if s.etag != "" && s.answer.status/100 == 2 {
-		header["Etag"] = []string{s.etag}
+	all, lines := s.fields()
+	own := make([]string, 0, lines)
+	for _, f := range all {
+		if f.name == "Content-Length" && q.r.Method == http.MethodHead {
+			continue
+		}
+		n := len(own)
+		own = append(own, f.values...)
+		header[f.name] = own[n:len(own):len(own)]
 	}
 	if s.owner == q.id {
 		for _, cookie := range s.answer.cookies {
 			header.Add("Set-Cookie", cookie)
 		}
 	}
-	revalidate(header)
+	if len(s.answer.header["Cache-Control"]) == 0 {
+		revalidate(header) // what handlers on the way to us have set
+	}
 }
 
 // notModified sends a 304 with the fields that a cache needs (RFC 9110, section
@@ -253,6 +304,10 @@ func readCacheControl(header http.Header) cacheControl {
 // revalidate makes sure that no cache between us and the client, its own neither,
 // answers a poll without asking.
 func revalidate(header http.Header) {
+	if len(header["Cache-Control"]) == 0 {
+		header["Cache-Control"] = []string{"no-cache"}
+		return
+	}
 	c := readCacheControl(header)
 	if c.has("no-store") || c.has("no-cache") && c["no-cache"] == "" {
 		return

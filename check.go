@@ -639,9 +639,12 @@ func (t *template) replacer(s *state) *caddy.Replacer {
 }
 
 // holds reports whether a hold_while is true of s, as far as the check can tell.
+// Where there was no answer nothing is, but for what has a value even then, such as
+// the status: each member would be `empty`, and an outage no news.
 func (t *template) holds(s *state) bool {
 	for i := range t.h.HoldWhile {
-		if c := &t.h.HoldWhile[i]; c.holds(t.value(c.Value, s)) {
+		c := &t.h.HoldWhile[i]
+		if value := t.value(c.Value, s); (s.err == nil || value != "") && c.holds(value) {
 			return true
 		}
 	}
@@ -657,11 +660,17 @@ func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 		if name == "http.request.uri.path" || strings.HasPrefix(name, "http.request.orig_uri.path") {
 			return (&url.URL{Path: text}).EscapedPath(), nil // slashes are its own
 		}
-		return escapeSegment(text), nil
+		return url.PathEscape(text), nil
 	})
 	u, err := url.ParseRequestURI(path) // two slashes do not make a host of what follows
 	if err != nil || !strings.HasPrefix(path, "/") {
 		return nil, fmt.Errorf("probe %q is not a path with an optional query", path)
+	}
+	// Escaped or not, a segment of dots is a step up for most of those who read it.
+	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		if segment == "." || segment == ".." {
+			return nil, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("probe %q climbs by %q", path, segment))
+		}
 	}
 	if hasQuery {
 		u.RawQuery, _ = repl.ReplaceFunc(query, func(name string, v any) (any, error) {
@@ -673,12 +682,4 @@ func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 		})
 	}
 	return u, nil
-}
-
-// escapeSegment makes one path segment of text, and never one that climbs.
-func escapeSegment(text string) string {
-	if text == "." || text == ".." {
-		return strings.ReplaceAll(text, ".", "%2E")
-	}
-	return url.PathEscape(text)
 }

@@ -303,21 +303,29 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	} else if err != nil {
 		return q.reject(w, err)
 	}
-	for range maxMoves {
-		m := h.lot.Join(q.key(), q.name)
-		v := q.wait(&m, w, next)
-		m.Leave()
-		h.departed()
-		q.loan.end()
-		if v == through {
-			break
-		}
-		if v != moved {
-			return q.answer(w, v)
-		}
-		q.variation = h.variations.of(q.name)
+	if v := q.park(w, next); v != through {
+		return q.answer(w, v)
 	}
 	return q.pass(w, next)
+}
+
+// park waits with everybody who waits for the same. It has returned before anything
+// is answered, and its stack frame with it.
+//
+//go:noinline
+func (q *question) park(w http.ResponseWriter, next caddyhttp.Handler) verdict {
+	for range maxMoves {
+		m := q.h.lot.Join(q.key(), q.name)
+		v := q.wait(&m, w, next)
+		m.Leave()
+		q.h.departed()
+		q.loan.end()
+		if v != moved {
+			return v
+		}
+		q.variation = q.h.variations.of(q.name)
+	}
+	return through
 }
 
 // maxMoves bounds how often a request can turn out to wait for something else: a

@@ -50,7 +50,9 @@ func (q *question) placeholder(key string) (any, bool) {
 	return q.h.ofState(q.state, key)
 }
 
-func seconds(s float64) string { return strconv.FormatFloat(s, 'f', 3, 64) }
+func seconds(s float64) string { return string(appendSeconds(nil, s)) }
+
+func appendSeconds(text []byte, s float64) []byte { return strconv.AppendFloat(text, s, 'f', 3, 64) }
 
 // isStateKey reports whether key is one that ofState knows.
 func isStateKey(key string) bool {

@@ -47,9 +47,7 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 	if snap.Failed() {
 		last = snap.Fault
 	}
-	// A hold_while can hold on an error that the backend answers, but no answer is
-	// nothing to look at: each member of it would be `empty`.
-	if now.fault() && (now.err != nil || !t.holds(now)) {
+	if now.fault() && !t.holds(now) {
 		now.fails = 1
 		if last != nil {
 			now.fails += last.fails

@@ -44,6 +44,9 @@ type question struct {
 
 	loan *loan // its placeholders, while a check may read them
 
+	writer       *caddyhttp.IdleTimeoutWriter // of the server; nil if it has none
+	writeTimeout time.Duration                // of the server
+
 	asked bool // the backend is asked because of it
 
 	parkedAt time.Time
@@ -255,7 +258,11 @@ func (q *question) readSince() {
 		return
 	}
 	for _, field := range q.r.Header["If-None-Match"] {
-		q.tags = append(q.tags, splitTags(field)...)
+		if tags := splitTags(field); q.tags == nil {
+			q.tags = tags
+		} else {
+			q.tags = append(q.tags, tags...)
+		}
 	}
 	if q.tags == nil && len(q.r.Header["If-None-Match"]) == 0 {
 		q.date, _ = http.ParseTime(q.r.Header.Get("If-Modified-Since"))
@@ -427,7 +434,7 @@ func (q *question) enter(m *waiter, s *snapshot, v verdict, w http.ResponseWrite
 		// is told the same again, that has to be read after it has asked.
 		m.NeedBy(q.arrived.Add(q.limit - min(q.limit/4, time.Duration(*q.h.CheckTimeout))))
 	}
-	clearDeadlines(w, q.r)
+	q.clearDeadlines(w)
 	return hold
 }
 
@@ -456,8 +463,10 @@ func (q *question) timeUp(m *waiter, s *snapshot) verdict {
 		return fault
 	case q.draining:
 		return through
-	case !m.Parked() && time.Since(q.arrived) < time.Duration(*q.h.Hold):
-		return hold
+	case q.draining:
+		return through // what has changed is not known well enough to be told
+	case (!m.Parked() || v == ask) && time.Since(q.arrived) < time.Duration(*q.h.Hold):
+		return hold // the check that tells is about to be made, or in flight
 	}
 	q.state = &state{err: asHandlerError(errOverdue), version: version{status: errorStatus(errOverdue)}}
 	return fault

@@ -42,7 +42,9 @@ func newBody(r *Reply) *body {
 		b.parts = append(b.parts, part{text: text, name: r.Body[at[0]+1 : at[1]-1], quoted: quoted})
 		start = at[1]
 		sample.WriteString(text)
-		if !quoted {
+		if quoted {
+			sample.WriteString("x") // no escape sequence has it
+		} else {
 			sample.WriteString("null") // unlike a digit, it is no part of a number
 		}
 	}

@@ -3,8 +3,6 @@ package longpoll
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
-	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -26,31 +24,42 @@ var alwaysCompared = []string{"Accept", "Accept-Encoding", "Accept-Language", "C
 // anything.
 func (q *question) digest() lot.Key {
 	h, r := q.h, q.r
-	sum := sha256.New()
+	buf := digested.Get().(*[]byte)
+	defer digested.Put(buf)
+	text := (*buf)[:0]
 	scheme := "http"
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	for _, part := range []string{scheme, q.name.Method, q.name.Host, r.URL.EscapedPath(), stripQuery(r.URL.RawQuery, h.StripQuery)} {
-		addPart(sum, part)
-	}
-	addFields(sum, r.Header, alwaysCompared)
-	addFields(sum, r.Header, h.Vary)
+	text = addPart(text, scheme)
+	text = addPart(text, q.name.Method)
+	text = addPart(text, q.name.Host)
+	text = addPart(text, r.URL.EscapedPath())
+	text = addPart(text, stripQuery(r.URL.RawQuery, h.StripQuery))
+	text = addFields(text, r.Header, alwaysCompared)
+	text = addFields(text, r.Header, h.Vary)
 	if !h.Public {
-		addFields(sum, r.Header, credentials)
-		addFields(sum, r.Header, likeCredentials(r.Header))
+		text = addFields(text, r.Header, credentials)
+		text = addFields(text, r.Header, likeCredentials(r.Header))
 		// The same, from handlers and handshakes on the way to us.
-		addPart(sum, q.user)
+		text = addPart(text, q.user)
 		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-			addPart(sum, string(r.TLS.PeerCertificates[0].Raw))
+			text = addPart(text, string(r.TLS.PeerCertificates[0].Raw))
 		}
 	}
 	for _, value := range h.Key {
-		addPart(sum, q.repl.ReplaceAll(value, ""))
+		text = addPart(text, q.repl.ReplaceAll(value, ""))
 	}
-	addPart(sum, string(q.body))
-	return lot.Key(sum.Sum(nil))
+	if len(q.body) > 0 {
+		sum := sha256.Sum256(q.body) // it may be large
+		text = append(text, sum[:]...)
+	}
+	*buf = text
+	return sha256.Sum256(text)
 }
+
+// digested has buffers for what a key is made of.
+var digested = sync.Pool{New: func() any { return new([]byte) }}
 
 // credentials are the fields that say on whose behalf a client asks.
 var credentials = []string{"Authorization", "Cookie", "Proxy-Authorization"}
@@ -60,6 +69,10 @@ var credentials = []string{"Authorization", "Cookie", "Proxy-Authorization"}
 // costs a few checks, the reverse shows answers to strangers.
 func likeCredentials(header http.Header) (names []string) {
 	for name := range header {
+		switch name {
+		case "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "Host", "If-None-Match", "Referer", "User-Agent":
+			continue // the usual ones need no search
+		}
 		for _, word := range []string{"Token", "Api-Key", "Apikey", "Auth", "Secret", "Session"} {
 			if strings.Contains(name, word) {
 				names = append(names, name)
@@ -71,26 +84,23 @@ func likeCredentials(header http.Header) (names []string) {
 	return names
 }
 
-// addPart adds text, and where it ends.
-func addPart(sum hash.Hash, text string) {
-	var length [8]byte
-	binary.BigEndian.PutUint64(length[:], uint64(len(text)))
-	sum.Write(length[:])
-	io.WriteString(sum, text)
+// addPart adds a part, and where it ends.
+func addPart(text []byte, part string) []byte {
+	text = binary.BigEndian.AppendUint64(text, uint64(len(part)))
+	return append(text, part...)
 }
 
 // addFields adds the values of header fields, and which of them are missing.
-func addFields(sum hash.Hash, header http.Header, names []string) {
-	var count [1]byte
+func addFields(text []byte, header http.Header, names []string) []byte {
 	for _, name := range names {
-		addPart(sum, name)
+		text = addPart(text, name)
 		values := header[textproto.CanonicalMIMEHeaderKey(name)]
-		count[0] = byte(min(len(values), 255))
-		sum.Write(count[:])
+		text = append(text, byte(min(len(values), 255)))
 		for _, v := range values {
-			addPart(sum, v)
+			text = addPart(text, v)
 		}
 	}
+	return text
 }
 
 // stripQuery takes parameters out of a query and leaves the rest as it is.
@@ -139,16 +149,18 @@ func (q *question) key() lot.Key {
 }
 
 func (v *variation) key(base lot.Key, header http.Header, id uint64) lot.Key {
-	sum := sha256.New()
-	sum.Write(base[:])
+	buf := digested.Get().(*[]byte)
+	defer digested.Put(buf)
+	text := append((*buf)[:0], base[:]...)
 	if v.alone {
-		binary.Write(sum, binary.BigEndian, id)
+		text = binary.BigEndian.AppendUint64(text, id)
 	}
 	for _, name := range v.fields {
-		addPart(sum, name)
+		text = addPart(text, name)
 	}
-	addFields(sum, header, v.fields)
-	return lot.Key(sum.Sum(nil))
+	text = addFields(text, header, v.fields)
+	*buf = text
+	return sha256.Sum256(text)
 }
 
 // sharing finds out who may read s.

@@ -64,6 +64,10 @@ type state struct {
 	fails  int           // checks that have failed in a row
 
 	values sync.Map // of strings by gjson path, and one by wholeBody: what was looked up in the body, once for all
+
+	once  sync.Once // see fields
+	shown []field
+	lines int
 }
 
 // code is the status of what the backend said.
@@ -163,8 +167,8 @@ func (s *state) matches(tags []string) bool {
 func (s *state) opaque(tag string) string {
 	o := opaque(tag)
 	if s.answer != nil {
-		if coding := s.answer.header.Get("Content-Encoding"); coding != "" {
-			o = strings.TrimSuffix(o, "-"+coding)
+		if coding := s.answer.header["Content-Encoding"]; len(coding) > 0 && coding[0] != "" {
+			o = strings.TrimSuffix(o, "-"+coding[0])
 		}
 	}
 	return o
