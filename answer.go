@@ -17,7 +17,7 @@ import (
 func (q *question) answer(w http.ResponseWriter, v verdict) error {
 	if !q.parkedAt.IsZero() {
 		q.held = time.Since(q.parkedAt)
-		restartDeadlines(w, q.r)
+		q.restartDeadlines(w)
 	}
 	switch v {
 	case ready:
@@ -271,7 +271,7 @@ func hasBody(status int) bool {
 func (q *question) pass(w http.ResponseWriter, next caddyhttp.Handler) error {
 	if !q.parkedAt.IsZero() {
 		q.held = time.Since(q.parkedAt)
-		restartDeadlines(w, q.r)
+		q.restartDeadlines(w)
 	}
 	q.outcome = bypassed
 	q.rewind()
@@ -325,8 +325,9 @@ func revalidate(header http.Header) {
 // clearDeadlines takes away what would cut a request that is silent for longer:
 // the server's write_timeout and read_timeout, and the rates that idle timeouts may
 // ask for.
-func clearDeadlines(w http.ResponseWriter, r *http.Request) {
-	reader, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
+func (q *question) clearDeadlines(w http.ResponseWriter) {
+	ctx := q.r.Context()
+	reader, writer := caddyhttp.IdleTimeoutsFromContext(ctx)
 	if reader != nil {
 		reader.Deadline.HardDeadline = time.Time{}
 	}
@@ -336,21 +337,25 @@ func clearDeadlines(w http.ResponseWriter, r *http.Request) {
 	ctrl := http.NewResponseController(w)
 	_ = ctrl.SetReadDeadline(time.Time{}) // what can not be set does not cut
 	_ = ctrl.SetWriteDeadline(time.Time{})
+	// For restartDeadlines: a context is a chain of values, and when ten thousand
+	// are released none of it is in any cache.
+	q.writer = writer
+	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil {
+		q.writeTimeout = time.Duration(server.WriteTimeout)
+	}
 }
 
 // restartDeadlines has the server's timeouts count from now on, for the client may
 // be slow in reading its answer.
-func restartDeadlines(w http.ResponseWriter, r *http.Request) {
-	now := time.Now()
-	_, writer := caddyhttp.IdleTimeoutsFromContext(r.Context())
+func (q *question) restartDeadlines(w http.ResponseWriter) {
+	now, writer := time.Now(), q.writer
 	if writer != nil {
 		writer.Deadline.Start = now
 	}
-	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server == nil || server.WriteTimeout <= 0 {
+	if q.writeTimeout <= 0 {
 		return
 	}
-	deadline := now.Add(time.Duration(server.WriteTimeout))
+	deadline := now.Add(q.writeTimeout)
 	if writer != nil {
 		writer.Deadline.HardDeadline = deadline
 		writer.Ctrl = http.NewResponseController(laterDeadline{writer.ResponseWriter, deadline})

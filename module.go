@@ -340,6 +340,11 @@ const maxMoves = 4
 func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler) verdict {
 	done, drained := q.r.Context().Done(), q.h.lot.Drained()
 	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
 	for {
 		// Taken before it is looked at: whatever comes after it closes the channel
 		// that is awaited below.
@@ -359,7 +364,6 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 		}
 		if timer == nil {
 			timer = time.NewTimer(q.patience())
-			defer timer.Stop()
 		}
 		select {
 		case <-awaited:

@@ -462,8 +462,6 @@ func (q *question) timeUp(m *waiter, s *snapshot) verdict {
 		q.state = s.Fault
 		return fault
 	case q.draining:
-		return through
-	case q.draining:
 		return through // what has changed is not known well enough to be told
 	case (!m.Parked() || v == ask) && time.Since(q.arrived) < time.Duration(*q.h.Hold):
 		return hold // the check that tells is about to be made, or in flight

@@ -1,61 +1,116 @@
 // Command bench measures what a parked request costs, and what its release does,
 // for long_poll and for what people would use instead.
 //
-//	go run . [-n 5000] [-rounds 3] [subject...]
+//	go run . [-quick] [-peers] [-o file.md] [-n 9900] [-rounds 3] [-run regexp] [subject...]
+//	go run . wake
+//	go run . soak [-for 30m]
 //
-// Each subject is a process of its own, so that its memory can be told from that
-// of the clients: PSS, read from /proc (Linux).
+// It prints one table: medians of the rounds, the spread in parentheses, and behind
+// it the ratio to the floor, a Caddy handler that only blocks. The goals follow, each
+// met or missed. Subjects and backends are processes of their own, on the same
+// machine as the clients. It needs Linux: memory is PSS, read from /proc.
 package main
 
 import (
-	"bufio"
-	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"runtime"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
+	"syscall"
 	"time"
 )
 
+// options are how much is measured.
+type options struct {
+	n        int           // requests to park
+	churners int           // clients that ask again at once
+	rounds   int           // to take the median of
+	idle     time.Duration // for which nothing happens
+	churn    time.Duration // for which much does
+	profile  string        // directory; empty for none
+}
+
 func main() {
-	if len(os.Args) == 5 && os.Args[1] == "serve" {
-		fatal(serve(os.Args[2], os.Args[3], os.Args[4]))
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "serve", "backend":
+			var s spec
+			fatal(json.Unmarshal([]byte(os.Args[2]), &s))
+			fatal(map[string]func(spec) error{"serve": serve, "backend": backend}[os.Args[1]](s))
+		case "wake":
+			fatal(wakeCommand(os.Args[2:]))
+			return
+		case "soak":
+			fatal(soakCommand(os.Args[2:]))
+			return
+		}
 	}
-	n := flag.Int("n", 5000, "requests to park")
-	rounds := flag.Int("rounds", 3, "rounds to take the median of")
+	var o options
+	flag.IntVar(&o.n, "n", 9900, "requests to park; reverse_proxy needs two files for each, of the 20,000 that a process may have as a rule")
+	flag.IntVar(&o.churners, "churners", 1000, "clients that ask again at once")
+	flag.IntVar(&o.rounds, "rounds", 3, "rounds to take the median of")
+	flag.DurationVar(&o.idle, "idle", 3*time.Second, "for how long nothing happens while all are parked")
+	flag.DurationVar(&o.churn, "churn", 4*time.Second, "for how long clients ask again at once")
+	flag.StringVar(&o.profile, "profile", "", "directory to write profiles of the subjects to")
+	quick := flag.Bool("quick", false, "less of all, in under a minute: too little to hold against the goals")
+	withPeers := flag.Bool("peers", false, "nginx with nchan and Pushpin too, where Debian's packages are installed")
+	out := flag.String("o", "", "Markdown file to write")
+	pattern := flag.String("run", "", "regular expression: scenarios to run")
 	flag.Parse()
-	subjects := flag.Args()
-	if len(subjects) == 0 {
-		subjects = []string{"long_poll", "floor", "reverse_proxy", "net/http"}
+	if *quick {
+		o.n, o.churners, o.rounds, o.idle, o.churn = 1000, 200, 1, time.Second/2, time.Second/2
 	}
-	results := make(map[string][]result)
-	for range *rounds {
-		for _, s := range subjects { // in turn, so that all see the machine's moods
-			r, err := measure(s, *n)
-			fatal(err)
-			results[s] = append(results[s], r)
-		}
+	names := flag.Args()
+	if len(names) == 0 {
+		names = []string{"long_poll", "floor", "reverse_proxy", "net/http", "polling"}
 	}
-	fmt.Printf("| subject | KiB each | idle CPU %% | p50 ms | p99 ms | last ms | CPU us each | backend requests |\n|---|---|---|---|---|---|---|---|\n")
-	for _, s := range subjects {
-		fmt.Printf("| %s |", s)
-		for i := range len(result{}) {
-			var all []float64
-			for _, r := range results[s] {
-				all = append(all, r[i])
+	if *withPeers {
+		for _, name := range peers() {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
 			}
-			slices.Sort(all)
-			fmt.Printf(" %.1f (%.1f to %.1f) |", all[len(all)/2], all[0], all[len(all)-1])
 		}
-		fmt.Println()
+	}
+	wanted, err := regexp.Compile(*pattern)
+	if err != nil {
+		fatal(fmt.Errorf("parsing -run %q: %w", *pattern, err))
+	}
+	fatal(raiseFileLimit())
+
+	t := &table{options: o, names: names, cells: make(map[cell][]float64)}
+	for _, sc := range scenarios {
+		if wanted.MatchString(sc.name) {
+			t.scenarios = append(t.scenarios, sc)
+		}
+	}
+	for round := range o.rounds {
+		for _, sc := range t.scenarios {
+			for _, name := range names { // in turn, so that all see the machine's moods
+				if slices.Contains(sc.without, name) {
+					continue
+				}
+				fmt.Fprintf(os.Stderr, "\rround %d of %d: %s, %s%20s", round+1, o.rounds, sc.name, name, "")
+				v, err := sc.run(trial{options: o, subject: name, scenario: sc.name})
+				fatal(err)
+				for m, x := range v {
+					t.cells[cell{sc.name, m, name}] = append(t.cells[cell{sc.name, m, name}], x)
+				}
+			}
+		}
+	}
+	fmt.Fprintln(os.Stderr)
+	t.write(os.Stdout)
+	if *out != "" {
+		f, err := os.Create(*out)
+		fatal(err)
+		t.write(f)
+		fatal(f.Close())
 	}
 }
 
@@ -66,219 +121,114 @@ func fatal(err error) {
 	}
 }
 
-// result is the columns of the table.
-type result [7]float64
+// raiseFileLimit allows as many files as may be, for children too.
+func raiseFileLimit() error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("reading the limit of open files: %w", err)
+	}
+	l.Cur = l.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("raising the limit of open files: %w", err)
+	}
+	return nil
+}
 
-// measure parks n requests on one resource, and releases them.
-func measure(subject string, n int) (res result, err error) {
-	var requests atomic.Int64
-	back, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return res, err
-	}
-	current.Store(newVersion(1))
-	backend := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		requests.Add(1)
-		if subject == "reverse_proxy" {
-			block(w, r)
-			return
-		}
-		v := current.Load()
-		switch {
-		case r.Method == http.MethodPost:
-			current.Store(newVersion(v.number + 1))
-		case r.Header.Get("If-None-Match") == tag(v.number):
-			w.WriteHeader(http.StatusNotModified)
-		default:
-			write(w, v.number, v.body)
-		}
-	})}
-	go backend.Serve(back)
-	defer backend.Close()
+// table is what was measured.
+type table struct {
+	options
+	names     []string // of subjects
+	scenarios []scenario
+	cells     map[cell][]float64 // of each round
+}
 
-	front, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return res, err
-	}
-	addr := front.Addr().String()
-	front.Close()
-	exe, err := os.Executable()
-	if err != nil {
-		return res, err
-	}
-	cmd := exec.Command(exe, "serve", subject, addr, back.Addr().String())
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return res, err
-	}
-	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	pid := cmd.Process.Pid
-	if err := reachable(addr); err != nil {
-		return res, err
-	}
-	// Warm up: code is paged in and pools are filled before memory is compared.
-	for range 50 {
-		if _, err := get(addr, `"none"`); err != nil {
-			return res, err
-		}
-	}
-	before, err := pss(pid)
-	if err != nil {
-		return res, err
-	}
+type cell struct{ scenario, measure, subject string }
 
-	conns := make([]net.Conn, n)
-	defer func() {
-		for _, c := range conns {
-			if c != nil {
-				c.Close()
+// median is that of what was measured; false if nothing was.
+func (t *table) median(scenario, measure, subject string) (float64, bool) {
+	return median(t.cells[cell{scenario, measure, subject}])
+}
+
+func median(all []float64) (float64, bool) {
+	if len(all) == 0 {
+		return 0, false
+	}
+	all = slices.Sorted(slices.Values(all))
+	return all[len(all)/2], true
+}
+
+// compare is the median of what f makes of two subjects in the same round.
+func (t *table) compare(scenario, measure, subject, other string, f func(a, b float64) float64) (float64, bool) {
+	mine, others := t.cells[cell{scenario, measure, subject}], t.cells[cell{scenario, measure, other}]
+	var all []float64
+	for i := range min(len(mine), len(others)) {
+		all = append(all, f(mine[i], others[i]))
+	}
+	return median(all)
+}
+
+func ratio(a, b float64) float64      { return a / b }
+func difference(a, b float64) float64 { return a - b }
+
+func (t *table) write(w io.Writer) {
+	fmt.Fprintf(w, "`go run .%s` in `bench/`, %s, %d rounds, %s.\n\n", strings.Join(append([]string{""}, os.Args[1:]...), " "), machine(), t.rounds, time.Now().Format(time.DateOnly))
+	fmt.Fprintf(w, "| | %s |\n|---|%s\n", strings.Join(t.names, " | "), strings.Repeat("---|", len(t.names)))
+	for _, sc := range t.scenarios {
+		fmt.Fprintf(w, "| **%s** |%s\n", sc.title(t.options), strings.Repeat(" |", len(t.names)))
+		for _, m := range sc.measures {
+			fmt.Fprintf(w, "| %s |", strings.TrimSuffix(m.name+", "+m.unit, ", "))
+			for _, name := range t.names {
+				fmt.Fprintf(w, " %s |", t.cell(sc.name, m, name))
 			}
-		}
-	}()
-	poll := []byte("GET /r HTTP/1.1\r\nHost: " + addr + "\r\nIf-None-Match: " + tag(1) + "\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
-	for i := range conns {
-		if conns[i], err = net.Dial("tcp", addr); err != nil {
-			return res, err
-		}
-		if _, err := conns[i].Write(poll); err != nil {
-			return res, err
+			fmt.Fprintln(w)
 		}
 	}
-	settled(pid)
-	after, err := pss(pid)
-	if err != nil {
-		return res, err
-	}
-	res[0] = float64(after-before) / float64(n)
-	cpu := cpuTime(pid)
-	asked := requests.Load()
-	time.Sleep(3 * time.Second)
-	res[1] = (cpuTime(pid) - cpu).Seconds() / 3 * 100
-
-	cpu = cpuTime(pid)
-	took := make([]time.Duration, n)
-	var start time.Time
-	var wg, ready sync.WaitGroup
-	for i, c := range conns {
-		wg.Add(1)
-		ready.Add(1)
-		go func() {
-			defer wg.Done()
-			ready.Done()
-			c.SetReadDeadline(time.Now().Add(time.Minute))
-			if _, rerr := readAnswer(bufio.NewReaderSize(c, 1024)); rerr != nil {
-				err = rerr
-			}
-			took[i] = time.Since(start)
-		}()
-	}
-	ready.Wait()
-	start = time.Now()
-	target := addr
-	if subject == "reverse_proxy" {
-		target = back.Addr().String()
-	}
-	resp, perr := http.Post("http://"+target+"/r", "", nil)
-	if perr != nil {
-		return res, perr
-	}
-	resp.Body.Close()
-	wg.Wait()
-	if err != nil {
-		return res, err
-	}
-	slices.Sort(took)
-	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	res[2], res[3], res[4] = ms(took[n/2]), ms(took[n*99/100]), ms(took[n-1])
-	res[5] = float64((cpuTime(pid) - cpu).Microseconds()) / float64(n)
-	res[6] = float64(requests.Load() - asked)
-	return res, nil
-}
-
-// reachable waits until addr answers.
-func reachable(addr string) error {
-	deadline := time.Now().Add(30 * time.Second)
-	for {
-		_, err := get(addr, `"none"`)
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		time.Sleep(50 * time.Millisecond)
+	fmt.Fprintln(w)
+	for _, g := range goals {
+		g.write(w, t)
 	}
 }
 
-func get(addr, tag string) (int, error) {
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		return 0, err
+// cell is a cell of the table: median, spread, ratio to the floor.
+func (t *table) cell(scenario string, m measure, subject string) string {
+	all := t.cells[cell{scenario, m.name, subject}]
+	mid, ok := median(all)
+	if !ok {
+		return ""
 	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
-	fmt.Fprintf(c, "GET /r HTTP/1.1\r\nHost: %s\r\nIf-None-Match: %s\r\n\r\n", addr, tag)
-	return readAnswer(bufio.NewReader(c))
+	text := number(mid)
+	if len(all) > 1 {
+		text += fmt.Sprintf(" (%s–%s)", number(slices.Min(all)), number(slices.Max(all)))
+	}
+	r, ok := t.compare(scenario, m.name, subject, "floor", ratio)
+	if m.unit == "" || m.unit == "%" || !ok || subject == "floor" || r-r != 0 { // Inf, NaN
+		return text
+	}
+	return text + " ×" + number(r)
 }
 
-// readAnswer reads one answer to its last byte, cheaply.
-func readAnswer(r *bufio.Reader) (status int, err error) {
-	length := 0
-	for i := 0; ; i++ {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return 0, err
-		}
-		line = bytes.TrimSpace(line)
-		if len(line) == 0 {
-			break
-		}
-		if i == 0 {
-			status, _ = strconv.Atoi(string(line[9:12]))
-		} else if name, value, _ := bytes.Cut(line, []byte(":")); bytes.EqualFold(name, []byte("Content-Length")) {
-			length, _ = strconv.Atoi(string(bytes.TrimSpace(value)))
-		}
+// number is a number with three digits that count.
+func number(x float64) string {
+	switch {
+	case x == 0:
+		return "0"
+	case x >= 100 || x <= -100:
+		return fmt.Sprintf("%.0f", x)
+	case x >= 10 || x <= -10:
+		return fmt.Sprintf("%.1f", x)
 	}
-	if status != 200 {
-		return status, fmt.Errorf("status %d", status)
-	}
-	_, err = io.CopyN(io.Discard, r, int64(length))
-	return status, err
+	return fmt.Sprintf("%.2f", x)
 }
 
-// settled waits until a process has stopped working: everything is parked.
-func settled(pid int) {
-	last := cpuTime(pid)
-	for range 100 {
-		time.Sleep(300 * time.Millisecond)
-		now := cpuTime(pid)
-		if now-last < 15*time.Millisecond {
-			return
-		}
-		last = now
-	}
-}
-
-// pss is the proportional set size of a process in KiB.
-func pss(pid int) (int, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-	if err != nil {
-		return 0, err
-	}
+// machine describes where this runs.
+func machine() string {
+	model := runtime.GOARCH
+	text, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-			return strconv.Atoi(strings.Fields(rest)[0])
+		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
 		}
 	}
-	return 0, fmt.Errorf("no Pss in smaps_rollup of %d", pid)
-}
-
-// cpuTime is what a process has used so far.
-func cpuTime(pid int) time.Duration {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	f := strings.Fields(rest)
-	user, _ := strconv.Atoi(f[11])
-	system, _ := strconv.Atoi(f[12])
-	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100 on every Linux that Go runs on
+	kernel, _ := exec.Command("uname", "-sr").Output()
+	return fmt.Sprintf("%d cores of %s, %s, %s", runtime.NumCPU(), model, strings.TrimSpace(string(kernel)), runtime.Version())
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	_ "net/http/pprof" // on the default mux, which only -profile serves
+	"runtime"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -13,22 +15,129 @@ import (
 	_ "github.com/caddy-longpoll/caddy-longpoll"
 )
 
-func init() { caddy.RegisterModule(new(floor)) }
+func init() {
+	caddy.RegisterModule(new(floor))
+	http.HandleFunc("/stats", runtimeStats)
+}
 
-// version is what the floor and the bare server say; changed is closed when it
-// changes.
+// spec is what a child process is told.
+type spec struct {
+	Subject  string         // of serve
+	Addr     string         // to listen on
+	Backend  string         // address
+	Admin    string         // address; empty for none
+	Debug    string         // address of pprof and of what the runtime says; empty for none
+	Blocking bool           // the backend long-polls by itself
+	Grip     bool           // the backend speaks to Pushpin
+	HTTP2    bool           // without TLS
+	Size     int            // of the body
+	LongPoll map[string]any // more configuration
+}
+
+// version is what a backend, the floor and the bare server say; changed is closed
+// when it changes.
 type version struct {
 	number  int64
 	body    []byte
 	changed chan struct{}
 }
 
-var current atomic.Pointer[version]
-
-func init() { current.Store(newVersion(1)) }
+var (
+	current  atomic.Pointer[version]
+	bodySize = 200
+	asked    atomic.Int64 // requests but for writes
+)
 
 func newVersion(n int64) *version {
-	return &version{number: n, body: body(n), changed: make(chan struct{})}
+	return &version{number: n, body: body(n, bodySize), changed: make(chan struct{})}
+}
+
+// advance makes the next version.
+func advance() {
+	v := current.Load()
+	current.Store(newVersion(v.number + 1))
+	close(v.changed)
+}
+
+// block answers a poll from memory: at once if it names another version than the
+// current one, else when that changes. A write changes it.
+func block(w http.ResponseWriter, r *http.Request) {
+	if other(w, r) {
+		return
+	}
+	v := current.Load()
+	if r.Header.Get("If-None-Match") == tag(v.number) {
+		select {
+		case <-v.changed:
+			v = current.Load()
+		case <-r.Context().Done():
+			return
+		}
+	}
+	write(w, v)
+}
+
+// plain answers a poll at once, and knows nothing of waiting.
+func plain(w http.ResponseWriter, r *http.Request) {
+	if other(w, r) {
+		return
+	}
+	v := current.Load()
+	if r.Header.Get("If-None-Match") == tag(v.number) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	write(w, v)
+}
+
+// grip has Pushpin hold a poll.
+func grip(w http.ResponseWriter, r *http.Request) {
+	if other(w, r) {
+		return
+	}
+	v := current.Load()
+	if r.Header.Get("If-None-Match") == tag(v.number) {
+		w.Header().Set("Grip-Hold", "response")
+		w.Header().Set("Grip-Channel", "r")
+		w.Header().Set("Grip-Timeout", "600")
+	}
+	write(w, v)
+}
+
+// other answers what is no poll: a write, a request that only passes through, or a
+// question about the backend itself.
+func other(w http.ResponseWriter, r *http.Request) bool {
+	switch {
+	case r.Method == http.MethodPost && r.URL.Path == "/pass":
+		write(w, current.Load())
+	case r.Method == http.MethodPost:
+		advance()
+	case r.URL.Path == "/asked":
+		fmt.Fprint(w, asked.Load())
+	default:
+		asked.Add(1)
+		return false
+	}
+	return true
+}
+
+func tag(n int64) string { return fmt.Sprintf(`"v%d"`, n) }
+
+func write(w http.ResponseWriter, v *version) {
+	h := w.Header()
+	h["Etag"] = []string{tag(v.number)}
+	h["Content-Type"] = []string{"application/json"}
+	h["Content-Length"] = []string{fmt.Sprint(len(v.body))}
+	w.Write(v.body)
+}
+
+// body is an answer of that many bytes.
+func body(n int64, size int) []byte {
+	b := fmt.Appendf(make([]byte, 0, size), `{"version":%d,"padding":"`, n)
+	for len(b) < size-2 {
+		b = append(b, 'x')
+	}
+	return append(b, `"}`...)
 }
 
 // floor is a Caddy handler that blocks on a channel and answers from memory: what
@@ -44,77 +153,58 @@ func (*floor) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Hand
 	return nil
 }
 
-// block answers a poll from memory: at once if it names another version than the
-// current one, else when that changes.
-func block(w http.ResponseWriter, r *http.Request) {
-	v := current.Load()
-	if r.Method == http.MethodPost {
-		next := newVersion(v.number + 1)
-		current.Store(next)
-		close(v.changed)
-		return
+// prepare does what all children have in common.
+func (s spec) prepare() {
+	if s.Size > 0 {
+		bodySize = s.Size
 	}
-	if r.Header.Get("If-None-Match") == tag(v.number) {
-		select {
-		case <-v.changed:
-			v = current.Load()
-		case <-r.Context().Done():
-			return
+	current.Store(newVersion(1))
+	if s.Debug != "" {
+		go func() { fatal(http.ListenAndServe(s.Debug, nil)) }()
+	}
+}
+
+// runtimeStats says what the runtime holds after a collection.
+func runtimeStats(w http.ResponseWriter, r *http.Request) {
+	runtime.GC()
+	runtime.GC() // what finalizers let go
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	json.NewEncoder(w).Encode(held{runtime.NumGoroutine(), m.HeapAlloc, m.StackInuse})
+}
+
+// held is what a process holds on to.
+type held struct {
+	Goroutines int
+	Heap       uint64
+	Stack      uint64
+}
+
+// backend runs a backend until the process is killed.
+func backend(s spec) error {
+	s.prepare()
+	switch {
+	case s.Blocking:
+		return http.ListenAndServe(s.Addr, http.HandlerFunc(block))
+	case s.Grip:
+		return http.ListenAndServe(s.Addr, http.HandlerFunc(grip))
+	}
+	return http.ListenAndServe(s.Addr, http.HandlerFunc(plain))
+}
+
+// serve runs a subject until the process is killed.
+func serve(s spec) error {
+	s.prepare()
+	if s.Subject == "net/http" {
+		server := &http.Server{Addr: s.Addr, Handler: http.HandlerFunc(block)}
+		if s.HTTP2 {
+			server.Protocols = new(http.Protocols)
+			server.Protocols.SetHTTP1(true)
+			server.Protocols.SetUnencryptedHTTP2(true)
 		}
+		return server.ListenAndServe()
 	}
-	write(w, v.number, v.body)
-}
-
-func tag(n int64) string { return fmt.Sprintf(`"v%d"`, n) }
-
-func write(w http.ResponseWriter, n int64, body []byte) {
-	h := w.Header()
-	h["Etag"] = []string{tag(n)}
-	h["Content-Type"] = []string{"application/json"}
-	h["Content-Length"] = []string{fmt.Sprint(len(body))}
-	w.Write(body)
-}
-
-// body is an answer of 200 bytes.
-func body(n int64) []byte {
-	b := fmt.Appendf(nil, `{"version":%d,"padding":"`, n)
-	for len(b) < 198 {
-		b = append(b, 'x')
-	}
-	return append(b, `"}`...)
-}
-
-// serve runs a subject until the process is killed. It listens on addr; backend is
-// where the backend is.
-func serve(subject, addr, backend string) error {
-	if subject == "net/http" {
-		return http.ListenAndServe(addr, http.HandlerFunc(block))
-	}
-	proxy := map[string]any{"handler": "reverse_proxy", "upstreams": []any{map[string]any{"dial": backend}}}
-	var chain []any
-	switch subject {
-	case "long_poll":
-		chain = []any{
-			map[string]any{"handler": "long_poll_writes"},
-			map[string]any{"handler": "long_poll", "hold": "10m", "jitter": 0, "wake": []any{map[string]any{"waker": "writes"}}},
-			proxy,
-		}
-	case "floor":
-		chain = []any{map[string]any{"handler": "bench_floor"}}
-	case "reverse_proxy":
-		chain = []any{proxy}
-	default:
-		return fmt.Errorf("subject %q is none of long_poll, floor, reverse_proxy, net/http", subject)
-	}
-	cfg, err := json.Marshal(map[string]any{
-		"admin": map[string]any{"disabled": true},
-		"apps": map[string]any{"http": map[string]any{"servers": map[string]any{"srv0": map[string]any{
-			"listen":          []string{addr},
-			"automatic_https": map[string]any{"disable": true},
-			"routes":          []any{map[string]any{"handle": chain}},
-		}}}},
-		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR"}}},
-	})
+	cfg, err := s.config()
 	if err != nil {
 		return err
 	}
@@ -122,4 +212,41 @@ func serve(subject, addr, backend string) error {
 		return err
 	}
 	select {}
+}
+
+// config is Caddy's configuration of a subject.
+func (s spec) config() ([]byte, error) {
+	proxy := map[string]any{"handler": "reverse_proxy", "upstreams": []any{map[string]any{"dial": s.Backend}}}
+	var chain []any
+	switch s.Subject {
+	case "long_poll":
+		handler := map[string]any{"handler": "long_poll", "hold": "10m", "jitter": 0, "max_body": 2 << 20, "wake": []any{map[string]any{"waker": "writes"}}}
+		for name, value := range s.LongPoll {
+			handler[name] = value
+		}
+		chain = []any{map[string]any{"handler": "long_poll_writes"}, handler, proxy}
+	case "floor":
+		chain = []any{map[string]any{"handler": "bench_floor"}}
+	case "reverse_proxy", "polling":
+		chain = []any{proxy}
+	default:
+		return nil, fmt.Errorf("serving %q: expected long_poll, floor, reverse_proxy, polling or net/http", s.Subject)
+	}
+	admin := map[string]any{"disabled": true}
+	if s.Admin != "" {
+		admin = map[string]any{"listen": s.Admin}
+	}
+	server := map[string]any{
+		"listen":          []string{s.Addr},
+		"automatic_https": map[string]any{"disable": true},
+		"routes":          []any{map[string]any{"handle": chain}},
+	}
+	if s.HTTP2 {
+		server["protocols"] = []string{"h1", "h2c"}
+	}
+	return json.Marshal(map[string]any{
+		"admin":   admin,
+		"apps":    map[string]any{"http": map[string]any{"servers": map[string]any{"srv0": server}}},
+		"logging": map[string]any{"logs": map[string]any{"default": map[string]any{"level": "ERROR", "exclude": []string{"http.log.error"}}}},
+	})
 }
