@@ -39,6 +39,7 @@ type template struct {
 	loan   *loan
 	q      question        // the parts that identify it, and those that placeholders read
 	repl   *caddy.Replacer // see replacer
+	slot   bool            // it has a slot of max_checks, for the next exchange
 }
 
 // routeGroups is the context key of Caddy's route groups: handle blocks exclude
@@ -257,15 +258,8 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 	ctx, cancel := context.WithCancel(t.ctx)
 	w := newRecorder(t.header, *h.MaxBody)
 	repl := caddy.NewReplacer()
-	r := t.request(ctx, repl, w)
-	if probe != nil {
-		r.Method, r.URL, r.RequestURI = method, probe, probe.RequestURI()
-		r.Body, r.ContentLength = http.NoBody, 0
-	}
-	if tag != "" {
-		r.Header.Set("If-None-Match", tag)
-	}
 	done := make(chan error, 1)
+	t.slot = false // it is the exchange's now
 	go func() {
 		defer func() {
 			if p := recover(); p != nil {
@@ -277,6 +271,16 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 			}
 			h.slots.release()
 		}()
+		// Here, so that the poller keeps a small stack: it is there for as long as
+		// somebody waits.
+		r := t.request(ctx, repl, w)
+		if probe != nil {
+			r.Method, r.URL, r.RequestURI = method, probe, probe.RequestURI()
+			r.Body, r.ContentLength = http.NoBody, 0
+		}
+		if tag != "" {
+			r.Header.Set("If-None-Match", tag)
+		}
 		done <- t.next.ServeHTTP(w, r)
 	}()
 	timer := time.NewTimer(time.Duration(*h.CheckTimeout))
@@ -368,6 +372,9 @@ func (w *recorder) Write(p []byte) (int, error) {
 func (w *recorder) FlushError() error { return nil }
 
 func (w *recorder) stopLocked() {
+	if w.over {
+		return
+	}
 	w.over = true
 	w.body = bytes.Buffer{}
 	close(w.stopped)
@@ -402,6 +409,10 @@ func (w *recorder) result(err error) (*answer, error) {
 	}
 	a.strip()
 	for name, values := range w.seed {
+		if name == "Set-Cookie" { // each client has its own already
+			a.cookies = slices.DeleteFunc(a.cookies, func(c string) bool { return slices.Contains(values, c) })
+			continue
+		}
 		now, ok := a.header[name]
 		if !ok {
 			a.absent = append(a.absent, name)
@@ -457,15 +468,35 @@ func asHandlerError(err error) error {
 	return caddyhttp.Error(errorStatus(err), err)
 }
 
+// release gives back a slot that no exchange has used.
+func (t *template) release() {
+	if t.slot {
+		t.slot = false
+		t.h.slots.release()
+	}
+}
+
 // check finds out what the backend says now; old is what it said last, if it is
 // known.
-func (t *template) check(old *state) *state {
-	s := &state{owner: t.q.id}
+func (t *template) check(old *state) (s *state) {
+	s = &state{owner: t.q.id}
+	// Placeholders of other modules, and what decodes the backend's bytes, run on the
+	// poller's goroutine, where nobody else would recover.
+	defer func() {
+		if p := recover(); p != nil {
+			t.h.logger.Error("a check panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			t.release()
+			s = &state{owner: t.q.id, ended: time.Now()}
+			t.conclude(s, nil, nil, errAborted)
+		}
+	}()
 	if t.h.Probe == nil {
 		t.ask(s, old)
 	} else {
 		t.probe(s, old)
 	}
+	s.held = s.fault() && t.holds(s)
+	s.news = old != nil && t.differ(old, s)
 	s.ended = time.Now()
 	return s
 }
@@ -493,7 +524,7 @@ func (t *template) probe(s, old *state) {
 	h := t.h
 	uri, err := probeURL(h.Probe.URI, t.replacer(old))
 	if err != nil {
-		h.slots.release()
+		t.release()
 		t.conclude(s, nil, nil, err)
 		return
 	}
@@ -522,11 +553,14 @@ func (t *template) probe(s, old *state) {
 		s.answer, s.etag, s.variation, s.varied = old.answer, old.etag, old.variation, old.varied
 		return
 	}
-	if !h.slots.acquire(h.lot.Drained()) {
+	if t.slot = h.slots.acquire(h.lot.Drained()); !t.slot {
 		t.conclude(s, nil, nil, errAborted)
 		return
 	}
 	a, err := t.exchange(nil, "", "")
+	if a != nil && a.status == http.StatusNotModified {
+		a, err = nil, errUnasked
+	}
 	if a != nil && fails(a.status) {
 		p = a // it is the resource that fails, whatever the probe says
 	}

@@ -290,6 +290,9 @@ func orDefault[T any](field **T, value T) {
 
 // ServeHTTP answers a poll, or passes on what is none.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if isCheck(w) {
+		return next.ServeHTTP(w, r) // of a long_poll in front of us, which waits for both
+	}
 	if h.Shadow {
 		return h.observe(w, r, next)
 	}
@@ -315,17 +318,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 //go:noinline
 func (q *question) park(w http.ResponseWriter, next caddyhttp.Handler) verdict {
 	for range maxMoves {
-		m := q.h.lot.Join(q.key(), q.name)
-		v := q.wait(&m, w, next)
-		m.Leave()
-		q.h.departed()
-		q.loan.end()
-		if v != moved {
+		if v := q.visit(w, next); v != moved {
 			return v
 		}
 		q.variation = q.h.variations.of(q.name)
 	}
 	return through
+}
+
+// visit waits with those who wait for the resource that q has now. Whatever happens,
+// a placeholder that panics too, it leaves no trace there.
+func (q *question) visit(w http.ResponseWriter, next caddyhttp.Handler) verdict {
+	m := q.h.lot.Join(q.key(), q.name)
+	defer func() {
+		m.Leave()
+		q.h.departed()
+		q.loan.end()
+	}()
+	return q.wait(&m, w, next)
 }
 
 // maxMoves bounds how often a request can turn out to wait for something else: a
@@ -379,7 +389,7 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 			if v := q.timeUp(m, m.Snapshot()); v != hold {
 				return v
 			}
-			timer.Reset(time.Until(q.arrived.Add(time.Duration(*q.h.Hold))))
+			timer.Reset(time.Until(q.arrived.Add(q.h.patience())))
 		}
 	}
 }

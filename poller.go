@@ -26,11 +26,11 @@ const maxFaultPause = 10 * time.Second
 func (h *Handler) poll(r *resource, t *template) {
 	h.watch(r, t)
 	for r.Await() {
-		if !h.slots.acquire(h.lot.Drained()) {
+		if t.slot = h.slots.acquire(h.lot.Drained()); !t.slot {
 			continue
 		}
 		if !r.Begin() {
-			h.slots.release()
+			t.release()
 			continue
 		}
 		snap := r.Snapshot()
@@ -47,7 +47,7 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 	if snap.Failed() {
 		last = snap.Fault
 	}
-	if now.fault() && !t.holds(now) {
+	if now.fault() && !now.held {
 		now.fails = 1
 		if last != nil {
 			now.fails += last.fails
@@ -68,7 +68,7 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 			h.lot.Rename(r, v.key(t.q.base, t.req.Header, t.q.id))
 		}
 	}
-	changed := old == nil || h.differ(old, now)
+	changed := old == nil || now.news
 	now.result, now.since = resultChanged, now.ended
 	if !changed {
 		now.result, now.since = resultUnchanged, old.since
@@ -82,15 +82,18 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 func (s *state) fault() bool { return !s.through && fails(s.code()) }
 
 // differ reports whether anybody who is parked could be released by now.
-func (h *Handler) differ(old, now *state) bool {
+func (t *template) differ(old, now *state) bool {
 	if old.version != now.version || old.through != now.through || !old.variation.equal(now.variation) {
 		return true
 	}
-	if len(h.HoldWhile) == 0 || old.seen == nil || now.seen == nil {
-		return false
+	// A hold_while may look at what is no part of the version. What it takes from the
+	// request is the same for both.
+	for i := range t.h.HoldWhile {
+		if text := t.h.HoldWhile[i].Value; t.value(text, old) != t.value(text, now) {
+			return true
+		}
 	}
-	// A hold_while may look at what is no part of the version.
-	return !old.seen.same(now.seen) || old.answer != nil && now.answer != nil && !old.answer.same(now.answer)
+	return false
 }
 
 // nextPause is the pause after a good check: it grows by half while nothing changes,

@@ -273,7 +273,7 @@ func (q *question) readSince() {
 func (q *question) names(s *state) bool {
 	switch {
 	case q.since != "":
-		return s.version.is(q.since) || s.etag != "" && opaque(q.since) == opaque(s.etag)
+		return s.version.is(q.since) || q.h.Version == "" && s.etag != "" && opaque(q.since) == opaque(s.etag)
 	case q.tags != nil:
 		return s.matches(q.tags)
 	case !q.date.IsZero():
@@ -392,7 +392,9 @@ func (q *question) recent(m *waiter, s *snapshot) bool {
 //go:noinline
 func (q *question) enter(m *waiter, s *snapshot, v verdict, w http.ResponseWriter, next caddyhttp.Handler) verdict {
 	if m.Watch() {
-		go q.h.poll(m.Resource, q.h.template(q, w, next))
+		var t *template
+		_ = apart(func() error { t = q.h.template(q, w, next); return nil })
+		go q.h.poll(m.Resource, t)
 	}
 	q.asked = q.asked || m.First()
 	if v == ask {
@@ -441,9 +443,16 @@ func (q *question) enter(m *waiter, s *snapshot, v verdict, w http.ResponseWrite
 // patience is how long it waits before timeUp is asked.
 func (q *question) patience() time.Duration {
 	if q.limit == 0 {
-		return time.Duration(*q.h.Hold) // for a check, not parked
+		return q.h.patience() // for a check, not parked
 	}
 	return time.Until(q.arrived.Add(q.limit))
+}
+
+// patience is how long a request that is not parked may wait for its first check,
+// where many others are checked before it: as long as without us, which is the one
+// in flight and one more.
+func (h *Handler) patience() time.Duration {
+	return max(time.Duration(*h.Hold), 2*time.Duration(*h.CheckTimeout))
 }
 
 // timeUp is what becomes of a request whose time is up: hold if there is nothing to
@@ -463,7 +472,7 @@ func (q *question) timeUp(m *waiter, s *snapshot) verdict {
 		return fault
 	case q.draining:
 		return through // what has changed is not known well enough to be told
-	case (!m.Parked() || v == ask) && time.Since(q.arrived) < time.Duration(*q.h.Hold):
+	case (!m.Parked() || v == ask) && time.Since(q.arrived) < q.h.patience():
 		return hold // the check that tells is about to be made, or in flight
 	}
 	q.state = &state{err: asHandlerError(errOverdue), version: version{status: errorStatus(errOverdue)}}

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"io"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -56,6 +55,9 @@ type state struct {
 	owner     uint64     // the question on whose behalf it was read
 	variation *variation // what it depends on beyond what is always compared
 	varied    lot.Key    // a digest of that, as it was in the request that it was read by
+
+	held bool // it is a fault that a hold_while holds on, and so an answer
+	news bool // it could release somebody who is parked on what was read before
 
 	ended  time.Time     // when it had been read
 	since  time.Time     // the same of the first state of this version: when the change was seen
@@ -259,9 +261,4 @@ func decoder(coding string, body []byte, limit int64) func() []byte {
 		}
 		return plain
 	})
-}
-
-// same reports whether b says just what a says.
-func (a *answer) same(b *answer) bool {
-	return a == b || a.status == b.status && bytes.Equal(a.body, b.body) && maps.EqualFunc(a.header, b.header, slices.Equal)
 }

@@ -15,6 +15,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -131,7 +132,9 @@ func (w *Waker) Provision(ctx caddy.Context) error {
 		if err != nil {
 			return fmt.Errorf("wake redis: replacing placeholders of pattern %q: %w; expected global placeholders only", p, err)
 		}
-		w.patterns = append(w.patterns, resolved)
+		if !slices.Contains(w.patterns, resolved) {
+			w.patterns = append(w.patterns, resolved)
+		}
 	}
 	s, err := w.server(repl)
 	if err != nil {
@@ -354,7 +357,7 @@ func (w *Waker) Cleanup() error {
 	}
 	w.mu.Lock()
 	w.closed = true
-	watches := w.watches
+	watches := maps.Clone(w.watches) // others forget theirs meanwhile
 	w.mu.Unlock()
 
 	for s := range watches { // nobody adds to it any more
