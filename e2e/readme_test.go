@@ -1,0 +1,41 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestRecipes: each recipe of README is what the test of its system has used, but
+// for the hold, which is shorter here where the client does not say how long it
+// waits.
+func TestRecipes(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("../testdata/dialects/*.Caddyfile")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there are no dialects: %v", err)
+	}
+	// What a site has, up to its reverse_proxy.
+	site := regexp.MustCompile(`(?ms)^\{\$LISTEN:[^ ]*\} \{\n(.*)^\treverse_proxy \{\$BACKEND:localhost:9000\}\n\}\n$`)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := site.FindSubmatch(text)
+		if found == nil {
+			t.Errorf("%s is not a site with a reverse_proxy at its end", file)
+			continue
+		}
+		recipe := regexp.MustCompile(`(?m)^\t`).ReplaceAllString(string(found[1]), "")
+		recipe = "\n```caddyfile\n" + strings.Replace(recipe, " {$HOLD}", "", 1) + "```\n"
+		if !strings.Contains(string(readme), recipe) {
+			t.Errorf("README.md does not have the recipe of %s:\n%s", file, recipe)
+		}
+	}
+}
