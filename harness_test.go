@@ -512,14 +512,6 @@ func aborted(w http.ResponseWriter, r *http.Request) error {
 	panic(http.ErrAbortHandler)
 }
 
-// stalled breaks off in the middle of an answer, and lets one wait for the rest.
-func stalled(w http.ResponseWriter, r *http.Request) error {
-	w.WriteHeader(http.StatusOK)
-	io.WriteString(w, "half of it")
-	<-r.Context().Done()
-	panic(http.ErrAbortHandler)
-}
-
 // silent says nothing at all.
 func silent(http.ResponseWriter, *http.Request) error { return nil }
 

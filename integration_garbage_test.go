@@ -65,7 +65,7 @@ func testGarbage(t *testing.T, caddy binary) {
 		"/status-word":      raw("HTTP/1.1 YES Nothing\r\nContent-Length: 0\r\n\r\n"),
 		"/status-999":       raw("HTTP/1.1 999 Nothing\r\nContent-Length: 0\r\n\r\n"),
 		"/500":              func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 500) },
-		"/429":              func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 429) },
+		"/429":              func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusTooManyRequests) },
 		"/gzip-that-is-not": raw(ok + "Content-Encoding: gzip\r\nContent-Length: 5\r\n\r\nnoise"),
 		"/101":              raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: noise\r\nConnection: Upgrade\r\n\r\nnoise"),
 	}

@@ -588,7 +588,7 @@ func TestRule5NobodyLeavesAMark(t *testing.T) {
 			c.leave()
 			c.wants("499 left")
 		}
-		// The one check that they have in common ends at check_timeout.
+		// The one check that they share ends at check_timeout.
 		settle(11 * time.Second)
 		if now, most := s.backend.inFlight(); now != 0 || most != 1 {
 			t.Errorf("got %d checks in flight, %d at once; want none, and 1", now, most)
@@ -913,8 +913,8 @@ func TestRule8ReloadsAreSurvived(t *testing.T) {
 	}
 
 	t.Run("by hold_while, with another version", virtual(func(t *testing.T) {
-		// What is known was read before the second came, and it is not what that
-		// one has: it may be older.
+		// What is known was read before the second came, and is not what that one
+		// has: it may be older, so the second asks for itself.
 		s := newSite(t, steady+"hold_while {lp.header.X-Busy} is yes")
 		s.backend.say(tagged("1", "X-Busy: yes"))
 		first := s.get("/", has("2"))
@@ -925,6 +925,21 @@ func TestRule8ReloadsAreSurvived(t *testing.T) {
 		s.drain()
 		first.wants("200 drained state 1")
 		second.wants("200 bypassed state 3")
+	}))
+
+	t.Run("while its change is confirmed", virtual(func(t *testing.T) {
+		// The check that was in flight when it came said something else, the one
+		// that is to confirm it has not ended: it asks for itself.
+		s := newSite(t, "hold 25s 0%\ninterval 10s")
+		s.get("/").wants("200 answered state 1")
+		s.backend.say(slowly(time.Second, tagged("2")))
+		s.get("/", "Wait: 1")
+		settle(time.Second / 2)
+		c := s.get("/", has("1"))
+		settle(time.Second)
+		c.mustWait()
+		s.drain()
+		c.wants("200 bypassed state 2")
 	}))
 
 	t.Run("spread over up to a second", virtual(func(t *testing.T) {
@@ -983,11 +998,10 @@ func TestRule8ReloadsAreSurvived(t *testing.T) {
 		fresh := s.get("/")
 		synctest.Wait()
 		s.drain()
-		s.backend.say(tagged("1"))
 		for _, c := range parked {
 			c.wants("304 drained")
 		}
-		fresh.wants("200 bypassed state 1")
+		fresh.wants("404 bypassed retired") // by its own exchange
 	}))
 
 	t.Run("during an outage", virtual(func(t *testing.T) {
