@@ -316,8 +316,10 @@ func revalidate(header http.Header) {
 		return
 	}
 	value := "no-cache"
-	if c.has("private") {
-		value = "private, no-cache"
+	for _, kept := range []string{"no-transform", "private"} { // which say nothing of reuse by the client
+		if c.has(kept) {
+			value = kept + ", " + value
+		}
 	}
 	header["Cache-Control"] = []string{value}
 }

@@ -2,6 +2,7 @@ package longpoll
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -257,6 +258,7 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 	// upstream in passive health checks.
 	ctx, cancel := context.WithCancel(t.ctx)
 	w := newRecorder(t.header, *h.MaxBody)
+	w.bodiless = cmp.Or(method, t.req.Method) == http.MethodHead
 	repl := caddy.NewReplacer()
 	done := make(chan error, 1)
 	t.slot = false // it is the exchange's now
@@ -302,9 +304,10 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 // recorder is the response writer of a check. It does not unwrap to that of any
 // client.
 type recorder struct {
-	seed    http.Header // what the header began with
-	limit   int64
-	stopped chan struct{} // closed when the answer turns out to be not for us
+	seed     http.Header // what the header began with
+	limit    int64
+	bodiless bool          // it is the answer to a HEAD
+	stopped  chan struct{} // closed when the answer turns out to be not for us
 
 	header http.Header // the handlers'
 
@@ -349,9 +352,19 @@ func (w *recorder) writeHeaderLocked(status int) {
 	if strings.HasPrefix(strings.ToLower(w.final.Get("Content-Type")), "text/event-stream") {
 		w.stopLocked()
 	}
-	if length, err := strconv.ParseInt(w.final.Get("Content-Length"), 10, 64); err == nil && length > w.limit {
+	if w.announcedLocked() > w.limit {
 		w.stopLocked()
 	}
+}
+
+// announcedLocked is how long the body is said to be; 0 if that is not said, or if
+// there is none (RFC 9110, section 8.6).
+func (w *recorder) announcedLocked() int64 {
+	if w.bodiless || !hasBody(w.status) {
+		return 0
+	}
+	length, _ := strconv.ParseInt(w.final.Get("Content-Length"), 10, 64)
+	return length
 }
 
 func (w *recorder) Write(p []byte) (int, error) {
@@ -400,7 +413,7 @@ func (w *recorder) result(err error) (*answer, error) {
 		return nil, err
 	case w.status == 0:
 		return nil, errNothing
-	case w.status == 499:
+	case w.status == 499, int64(w.body.Len()) < w.announcedLocked():
 		return nil, errAborted // reverse_proxy's word for an exchange that was broken off
 	}
 	a := &answer{status: w.status, header: w.final, body: bytes.Clone(w.body.Bytes())}

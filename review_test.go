@@ -104,3 +104,13 @@ func TestPanickingPlaceholder(t *testing.T) {
 		}
 	})(t)
 }
+
+// An answer that ends before its Content-Length is none, whoever swallows the error.
+func TestShortAnswer(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, "methods GET HEAD")
+		s.backend.say(reply(200, "half", "Content-Length: 8", `ETag: "1"`))
+		s.get("/").wants("502 failed")
+		s.send(newRequest("HEAD", "/", "")).wants("200 answered")
+	})(t)
+}
