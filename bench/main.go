@@ -28,12 +28,13 @@ import (
 
 // options are how much is measured.
 type options struct {
-	n        int           // requests to park
-	churners int           // clients that ask again at once
-	rounds   int           // to take the median of
-	idle     time.Duration // for which nothing happens
-	churn    time.Duration // for which much does
-	profile  string        // directory; empty for none
+	n        int            // requests to park
+	churners int            // clients that ask again at once
+	rounds   int            // to take the median of
+	idle     time.Duration  // for which nothing happens
+	churn    time.Duration  // for which much does
+	profile  string         // directory; empty for none
+	config   map[string]any // of long_poll, beyond what the scenario needs
 }
 
 func main() {
@@ -58,6 +59,7 @@ func main() {
 	flag.DurationVar(&o.idle, "idle", 3*time.Second, "for how long nothing happens while all are parked")
 	flag.DurationVar(&o.churn, "churn", 4*time.Second, "for how long clients ask again at once")
 	flag.StringVar(&o.profile, "profile", "", "directory to write profiles of the subjects to")
+	flag.Func("config", "configuration of long_poll to measure, as JSON", func(text string) error { return json.Unmarshal([]byte(text), &o.config) })
 	quick := flag.Bool("quick", false, "less of all, in under a minute: too little to hold against the goals")
 	withPeers := flag.Bool("peers", false, "nginx with nchan and Pushpin too, where Debian's packages are installed")
 	out := flag.String("o", "", "Markdown file to write")

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"io"
+)
+
+// goal is what is to be reached: SPEC section 12.
+type goal struct {
+	text  string
+	value func(t *table) (float64, bool)
+	most  float64
+	least float64 // where most is 0
+}
+
+// of is a figure of long_poll alone.
+func of(scenario, measure string) func(t *table) (float64, bool) {
+	return func(t *table) (float64, bool) { return t.median(scenario, measure, "long_poll") }
+}
+
+// against is a figure of long_poll beside that of another subject.
+func against(scenario, measure, other string, f func(a, b float64) float64) func(t *table) (float64, bool) {
+	return func(t *table) (float64, bool) { return t.compare(scenario, measure, "long_poll", other, f) }
+}
+
+var goals = []goal{
+	{"backend requests per second while all wait for one resource with interval 1s", of("one", waitAsks), 1.05, 0},
+	{"backend requests at a change, one of the interval among them if it is due", of("one", freeAsks), 2, 0},
+	{"memory per parked request above the floor, one resource, KiB", against("one", memory, "floor", difference), 1, 0},
+	{"memory per parked request above the floor, as many resources, KiB", against("many", memory, "floor", difference), 1, 0},
+	{"memory per parked request, to that of reverse_proxy", against("one", memory, "reverse_proxy", ratio), 1. / 3, 0},
+	{"CPU while all are parked and nothing changes, above that while nobody is there, % of a core", func(t *table) (float64, bool) {
+		parked, ok := t.median("one", parkedAt, "long_poll")
+		nobody, _ := t.median("one", idle, "long_poll")
+		return parked - nobody, ok
+	}, 0.3, 0},
+	{"release p99, to that of the floor", against("one", p99, "floor", ratio), 1.1, 0},
+	{"CPU per release, to that of the floor", against("one", freeCPU, "floor", ratio), 1.1, 0},
+	{"release p99, that of reverse_proxy to it", against("one", p99, "reverse_proxy", inverse), 0, 3},
+	{"CPU per release, that of reverse_proxy to it", against("one", freeCPU, "reverse_proxy", inverse), 0, 3},
+	{"deliveries per second, to those of the floor", against("churn", rate, "floor", ratio), 0, 0.9},
+	{"requests passed through per second, to those of the same Caddy without long_poll", against("pass", passed, "reverse_proxy", ratio), 0, 0.97},
+	{"CPU per request passed through, to that of the same Caddy without long_poll", against("pass", passCPU, "reverse_proxy", ratio), 1.03, 0},
+	{"memory that 1 MiB to each of all takes, MiB", of("big", growth), 100, 0},
+}
+
+func inverse(a, b float64) float64 { return b / a }
+
+// write says whether the goal is met. Where nothing was measured there is nothing to
+// say.
+func (g goal) write(w io.Writer, t *table) {
+	v, ok := g.value(t)
+	if !ok {
+		return
+	}
+	verdict, bound := "met", fmt.Sprintf("at most %s", number(g.most))
+	reached := v <= g.most
+	if g.most == 0 {
+		bound, reached = fmt.Sprintf("at least %s", number(g.least)), v >= g.least
+	}
+	if !reached {
+		verdict = "**missed**"
+	}
+	fmt.Fprintf(w, "- %s: %s: %s, to be %s\n", verdict, g.text, number(v), bound)
+}

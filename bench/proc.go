@@ -1,0 +1,176 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a subject or a backend.
+type process struct {
+	addr  string
+	cmd   *exec.Cmd
+	group bool // it has children: what it costs is what all of them do
+}
+
+// start starts a command whose process listens on addr.
+func start(addr, name string, args ...string) (*process, error) {
+	p := &process{addr: addr, cmd: exec.Command(name, args...)}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	p.cmd.Stderr = os.Stderr
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %q: %w", name, err)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			return p, c.Close()
+		}
+		if time.Now().After(deadline) {
+			p.stop()
+			return nil, fmt.Errorf("waiting for %q to listen: %w", name, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// child starts this program as another one: serve or backend.
+func child(role string, s spec) (*process, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("looking for this program: %w", err)
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("encoding spec: %w", err)
+	}
+	return start(s.Addr, exe, role, string(text))
+}
+
+func (p *process) stop() {
+	if p == nil {
+		return
+	}
+	if p.group {
+		// It ends its children, and nobody else would.
+		_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	} else {
+		_ = p.cmd.Process.Kill()
+	}
+	_ = p.cmd.Wait()
+}
+
+// each calls f with the directory in /proc of each process that belongs to p.
+func (p *process) each(f func(dir string)) {
+	leader := strconv.Itoa(p.cmd.Process.Pid)
+	if !p.group {
+		f("/proc/" + leader)
+		return
+	}
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		text, _ := os.ReadFile(dir + "/stat") // it may have ended
+		_, rest, _ := strings.Cut(string(text), ") ")
+		fields := strings.Fields(rest) // state, parent, ...
+		if dir == "/proc/"+leader || len(fields) > 1 && fields[1] == leader {
+			f(dir)
+		}
+	}
+}
+
+// cpu is the CPU time used so far.
+func (p *process) cpu() (used time.Duration) {
+	p.each(func(dir string) {
+		threads, _ := filepath.Glob(dir + "/task/*/schedstat")
+		for _, thread := range threads {
+			text, _ := os.ReadFile(thread)
+			ns, _, _ := strings.Cut(string(text), " ")
+			n, _ := strconv.ParseInt(ns, 10, 64)
+			used += time.Duration(n)
+		}
+	})
+	return used
+}
+
+// pss is the proportional set size in KiB.
+func (p *process) pss() (total float64) {
+	p.each(func(dir string) { total += field(dir+"/smaps_rollup", "Pss:") })
+	return total
+}
+
+// peak is the largest resident set in KiB since resetPeak.
+func (p *process) peak() (total float64) {
+	p.each(func(dir string) { total += field(dir+"/status", "VmHWM:") })
+	return total
+}
+
+func (p *process) resetPeak() {
+	p.each(func(dir string) { _ = os.WriteFile(dir+"/clear_refs", []byte("5"), 0) })
+}
+
+// field is a number in one of the files of /proc.
+func field(file, name string) float64 {
+	text, _ := os.ReadFile(file)
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name); ok {
+			n, _ := strconv.ParseFloat(strings.Fields(rest)[0], 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// settled waits until the process has stopped working, and returns when that was.
+func (p *process) settled() time.Time {
+	const look, quiet = 20 * time.Millisecond, 15
+	last, at := p.cpu(), time.Now()
+	for still := 0; still < quiet && time.Since(at) < time.Minute; still++ {
+		time.Sleep(look)
+		now := p.cpu()
+		if now-last > look/20 { // more than a runtime in the background
+			at, still = time.Now(), 0
+		}
+		last = now
+	}
+	return at
+}
+
+// freeAddr is an address that nobody listens on.
+func freeAddr() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fatal(err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// call sends a request the usual way, outside of what is measured.
+func call(method, url, body string) ([]byte, error) {
+	r, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode/100 != 2 {
+		return nil, fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, text)
+	}
+	return text, nil
+}
