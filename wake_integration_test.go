@@ -154,6 +154,28 @@ const (
 // seldom leaves all checks but the first to wake-ups.
 const seldom = "\n\t\thold 2m\n\t\tinterval 60s\n"
 
+// stubborn sends a GET again that got no answer at all: Caddy loses what connects to
+// a listener in the moment in which a reload closes it.
+type stubborn struct{ http.RoundTripper }
+
+func (s stubborn) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	for range 5 {
+		resp, err = s.RoundTripper.RoundTrip(r)
+		if err == nil || r.Context().Err() != nil || r.Method != http.MethodGet {
+			break
+		}
+	}
+	return resp, err
+}
+
+// newStubbornClient is for tests that reload.
+func newStubbornClient(t *testing.T, port string) *client {
+	t.Helper()
+	c := newClient(t, port)
+	c.http.Transport = stubborn{c.http.Transport}
+	return c
+}
+
 // testWritesOfManySites sends writes through sites of every shape. All that is
 // parked has changed when the write comes; what it does not wake is checked only
 // when a later write wakes that.
@@ -308,7 +330,7 @@ func testWritesInJSON(t *testing.T, caddy binary) {
 	}
 	resp.Body.Close()
 
-	c := newClient(t, port)
+	c := newStubbornClient(t, port)
 	p := c.poll("/orders/42", hasOne)
 	s.waitParked(1)
 	b.set("two")
@@ -485,7 +507,7 @@ func testWriteDuringReload(t *testing.T, caddy binary) {
 	port := freePort(t)
 	sites := site(port, "\tlong_poll {"+seldom+"\t\twake writes {dir}\n\t}\n\treverse_proxy "+b.addr)
 	s := caddy.start(t, "", sites)
-	c := newClient(t, port)
+	c := newStubbornClient(t, port)
 	old := c.poll("/orders", hasOne)
 	s.waitParked(1)
 	write := c.send("PUT", "/orders/42", "")
@@ -843,7 +865,7 @@ func testRedisWrongPassword(t *testing.T, caddy binary) {
 		return strings.Replace(redisSite(port, b.addr, block), "interval 60s", "interval 1s", 1)
 	}
 	s := caddy.start(t, "\tdebug", sites("address "+redis.addr+"\npassword "+wrong))
-	c := newClient(t, port)
+	c := newStubbornClient(t, port)
 	p := c.poll("/orders/42", hasOne)
 	s.waitParked(1)
 	s.waitUp(false)
@@ -892,7 +914,7 @@ func testRedisReloads(t *testing.T, caddy binary) {
 	one, two := redisSite(port, b.addr, "address "+first.addr), redisSite(port, b.addr, "address "+second.addr+"\nchannel changes")
 	none := site(port, "\tlong_poll {\n\thold 2m\n\t}\n\treverse_proxy "+b.addr)
 	s := caddy.start(t, "", one)
-	c := newClient(t, port)
+	c := newStubbornClient(t, port)
 	version := 1
 	park := func(redis *redisServer, channel string) []*pending {
 		t.Helper()

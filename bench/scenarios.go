@@ -120,6 +120,15 @@ var scenarios = []scenario{
 		},
 		without:  []string{"floor", "net/http", "polling", "nchan", "pushpin"},
 		measures: []measure{{passed, "1/s", true}, {passCPU, "us", false}},
+		run: func(t trial) (values, error) {
+			t.spec.LongPoll = map[string]any{"wake": nil}
+			return pass(t)
+		},
+	}, {
+		name:     "writes",
+		title:    func(o options) string { return "the same with wake writes" },
+		without:  []string{"floor", "net/http", "polling", "nchan", "pushpin"},
+		measures: []measure{{passed, "1/s", true}, {passCPU, "us", false}},
 		run:      pass,
 	}, {
 		name:     "big",
@@ -137,7 +146,7 @@ var scenarios = []scenario{
 const (
 	pace    = 100 * time.Millisecond // between changes
 	backOff = 100 * time.Millisecond // of a client that was answered with an error
-	passers = 64
+	passers = 32                     // as many connections to a backend as reverse_proxy keeps
 )
 
 // subject is a running subject, with what is behind it.

@@ -217,6 +217,11 @@ func serve(s spec) error {
 // config is Caddy's configuration of a subject.
 func (s spec) config() ([]byte, error) {
 	proxy := map[string]any{"handler": "reverse_proxy", "upstreams": []any{map[string]any{"dial": s.Backend}}}
+	if s.Admin != "" {
+		// The transport of a retired configuration keeps a connection or two to the
+		// backend for as long as it would have kept them idle: 2 minutes by default.
+		proxy["transport"] = map[string]any{"protocol": "http", "keep_alive": map[string]any{"idle_timeout": "5s"}}
+	}
 	var chain []any
 	switch s.Subject {
 	case "long_poll":
@@ -224,7 +229,10 @@ func (s spec) config() ([]byte, error) {
 		for name, value := range s.LongPoll {
 			handler[name] = value
 		}
-		chain = []any{map[string]any{"handler": "long_poll_writes"}, handler, proxy}
+		if handler["wake"] != nil {
+			chain = append(chain, map[string]any{"handler": "long_poll_writes"})
+		}
+		chain = append(chain, handler, proxy)
 	case "floor":
 		chain = []any{map[string]any{"handler": "bench_floor"}}
 	case "reverse_proxy", "polling":
