@@ -148,3 +148,19 @@ func BenchmarkDone(b *testing.B) {
 		q.h.done(q)
 	}
 }
+
+// BenchmarkPass is what is added to a request that can not be parked.
+func BenchmarkPass(b *testing.B) {
+	q, w := benchQuestion(b, "")
+	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		w.reset()
+		r := caddyhttp.PrepareRequest(newRequest(http.MethodPost, "http://example.com/orders", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+		b.StartTimer()
+		if err := q.h.ServeHTTP(w, r, next); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -68,9 +68,8 @@ func TestWakeIntegration(t *testing.T) {
 // to the test: the store only answers it, as the fields X-Status, X-Location and
 // X-Content-Location ask.
 type store struct {
-	addr   string
-	reads  atomic.Int64
-	writes atomic.Int64
+	addr  string
+	reads atomic.Int64
 
 	mu    sync.Mutex // protects what follows
 	value string
@@ -86,7 +85,6 @@ func serveStore(t *testing.T) *store {
 
 func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Header.Get("X-Search") == "" {
-		s.writes.Add(1)
 		for _, name := range []string{"Location", "Content-Location"} {
 			if place := r.Header.Get("X-" + name); place != "" {
 				w.Header().Set(name, place)
@@ -991,16 +989,21 @@ func testRedisReloads(t *testing.T, caddy binary) {
 // testRedisSidecars: one message releases those who wait at any of them.
 func testRedisSidecars(t *testing.T, caddy binary) {
 	redis, b := startRedis(t), serveStore(t)
-	var all []*pending
 	var sidecars []*sidecar
+	var clients []*client
 	for range 2 {
 		port := freePort(t)
-		s := caddy.start(t, "", redisSite(port, b.addr, "address "+redis.addr))
-		c := newClient(t, port)
-		all = append(all, crowd(many/2, func(int) *pending { return c.poll("/orders/42", hasOne) })...)
-		s.waitParked(many / 2)
-		sidecars = append(sidecars, s)
+		sidecars = append(sidecars, caddy.start(t, "", redisSite(port, b.addr, "address "+redis.addr)))
+		clients = append(clients, newClient(t, port))
 	}
+	park := func(has string) (all []*pending) {
+		for i, c := range clients {
+			all = append(all, crowd(many/2, func(int) *pending { return c.poll("/orders/42", has) })...)
+			sidecars[i].waitParked(many / 2)
+		}
+		return all
+	}
+	all := park(hasOne)
 	waitFor(t, "two subscriptions", func() bool {
 		n, err := redis.PubSubNumSub(context.Background(), "long_poll:/orders/42").Result()
 		return err == nil && n["long_poll:/orders/42"] == 2
@@ -1016,13 +1019,16 @@ func testRedisSidecars(t *testing.T, caddy binary) {
 		t.Errorf("%d checks; want one by each sidecar", n)
 	}
 
-	// And again after an outage.
+	// An outage concerns both.
+	all = park(hasTwo)
 	redis.signal(syscall.SIGKILL)
-	all = all[:0]
 	for _, s := range sidecars {
 		s.waitUp(false)
 	}
+	b.set("three")
+	wantWaiting(t, all)
 	redis.start()
+	wantAll(t, all, 200, "changed")
 	for _, s := range sidecars {
 		s.waitUp(true)
 		s.wantRedisLogs(1, 1)
