@@ -100,9 +100,7 @@ func main() {
 				fmt.Fprintf(os.Stderr, "\rround %d of %d: %s, %s%20s", round+1, o.rounds, sc.name, name, "")
 				v, err := sc.run(trial{options: o, subject: name, scenario: sc.name})
 				fatal(err)
-				for m, x := range v {
-					t.cells[cell{sc.name, m, name}] = append(t.cells[cell{sc.name, m, name}], x)
-				}
+				t.add(sc.name, name, v)
 			}
 		}
 	}
@@ -146,6 +144,14 @@ type table struct {
 
 type cell struct{ scenario, measure, subject string }
 
+// add notes what one round has measured.
+func (t *table) add(scenario, subject string, v values) {
+	for m, x := range v {
+		c := cell{scenario, m, subject}
+		t.cells[c] = append(t.cells[c], x)
+	}
+}
+
 // median is that of what was measured; false if nothing was.
 func (t *table) median(scenario, measure, subject string) (float64, bool) {
 	return median(t.cells[cell{scenario, measure, subject}])
@@ -161,7 +167,10 @@ func median(all []float64) (float64, bool) {
 
 // compare is the median of what f makes of two subjects in the same round.
 func (t *table) compare(scenario, measure, subject, other string, f func(a, b float64) float64) (float64, bool) {
-	mine, others := t.cells[cell{scenario, measure, subject}], t.cells[cell{scenario, measure, other}]
+	return compare(t.cells[cell{scenario, measure, subject}], t.cells[cell{scenario, measure, other}], f)
+}
+
+func compare(mine, others []float64, f func(a, b float64) float64) (float64, bool) {
 	var all []float64
 	for i := range min(len(mine), len(others)) {
 		all = append(all, f(mine[i], others[i]))

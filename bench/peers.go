@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // What others have built for the same end, from Debian's packages. The versions
@@ -123,6 +125,18 @@ message_hwm=25000
 		return err
 	}
 	s.group = true
+	// It listens before its parts have found each other.
+	impatient := &http.Client{Timeout: time.Second}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		resp, err := impatient.Get("http://" + s.spec.Addr + "/r")
+		if err == nil {
+			resp.Body.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("waiting for Pushpin: %w", err)
+		}
+	}
 	s.publish = func(version int64) error {
 		if _, err := call("POST", "http://"+s.behind.addr+"/r", ""); err != nil {
 			return err

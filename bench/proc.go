@@ -19,28 +19,37 @@ import (
 type process struct {
 	addr  string
 	cmd   *exec.Cmd
+	ended chan struct{}
 	group bool // it has children: what it costs is what all of them do
 }
 
 // start starts a command whose process listens on addr.
 func start(addr, name string, args ...string) (*process, error) {
-	p := &process{addr: addr, cmd: exec.Command(name, args...)}
+	p := &process{addr: addr, cmd: exec.Command(name, args...), ended: make(chan struct{})}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	p.cmd.Stderr = os.Stderr
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %q: %w", name, err)
 	}
+	go func() {
+		_ = p.cmd.Wait()
+		close(p.ended)
+	}()
 	deadline := time.Now().Add(30 * time.Second)
 	for {
 		c, err := net.Dial("tcp", addr)
 		if err == nil {
 			return p, c.Close()
 		}
+		select {
+		case <-p.ended:
+			return nil, fmt.Errorf("waiting for %q to listen: it has ended: %s", name, p.cmd.ProcessState)
+		case <-time.After(20 * time.Millisecond):
+		}
 		if time.Now().After(deadline) {
 			p.stop()
 			return nil, fmt.Errorf("waiting for %q to listen: %w", name, err)
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -67,7 +76,7 @@ func (p *process) stop() {
 	} else {
 		_ = p.cmd.Process.Kill()
 	}
-	_ = p.cmd.Wait()
+	<-p.ended
 }
 
 // each calls f with the directory in /proc of each process that belongs to p.

@@ -61,13 +61,18 @@ const (
 	lost     = "clients without the last version"
 	passed   = "requests"
 	passCPU  = "CPU per request"
-	growth   = "peak memory growth"
+
+	plainPassed = "requests without long_poll"
+	plainCPU    = "CPU per request without long_poll"
+	growth      = "peak memory growth"
 )
 
 var parking = []measure{
 	{memory, "KiB", false}, {idle, "%", false}, {parkedAt, "%", false}, {waitAsks, "1/s", false}, {arrival, "1/s", true}, {parkCPU, "us", false},
-	{p50, "ms", false}, {p99, "ms", false}, {last, "ms", false}, {freeCPU, "us", false}, {freeAsks, "", false},
+	{p50, "ms", false}, {p99, "ms", false}, {last, "ms", false}, {freeCPU, "us", false}, {freeAsks, "", false}, {errored, "", false}, {lost, "", false},
 }
+
+var passMeasures = []measure{{passed, "1/s", true}, {plainPassed, "1/s", true}, {passCPU, "us", false}, {plainCPU, "us", false}}
 
 var scenarios = []scenario{
 	{
@@ -118,8 +123,8 @@ var scenarios = []scenario{
 		title: func(o options) string {
 			return fmt.Sprintf("POSTs that pass through to a backend, %d connections", passers)
 		},
-		without:  []string{"floor", "net/http", "polling", "nchan", "pushpin"},
-		measures: []measure{{passed, "1/s", true}, {passCPU, "us", false}},
+		without:  []string{"floor", "reverse_proxy", "net/http", "polling", "nchan", "pushpin"},
+		measures: passMeasures,
 		run: func(t trial) (values, error) {
 			t.spec.LongPoll = map[string]any{"wake": nil}
 			return pass(t)
@@ -127,8 +132,8 @@ var scenarios = []scenario{
 	}, {
 		name:     "writes",
 		title:    func(o options) string { return "the same with wake writes" },
-		without:  []string{"floor", "net/http", "polling", "nchan", "pushpin"},
-		measures: []measure{{passed, "1/s", true}, {passCPU, "us", false}},
+		without:  []string{"floor", "reverse_proxy", "net/http", "polling", "nchan", "pushpin"},
+		measures: passMeasures,
 		run:      pass,
 	}, {
 		name:     "big",
@@ -286,19 +291,24 @@ func park(t trial) (values, error) {
 	v[idle] = s.busy(t.idle)
 
 	var start atomic.Int64 // nanoseconds since base
-	var missing atomic.Int64
+	var missing, errors atomic.Int64
 	var bad atomic.Pointer[answer]
 	base, took, all := time.Now(), make([]time.Duration, t.n), make(chan struct{})
-	waiting := make([]atomic.Bool, t.n) // for an answer
+	waiting := make([]atomic.Bool, t.n) // for an answer, or done
 	missing.Store(int64(t.n))
 	var ask func(i int) error
 	c, err := s.connect(t.n, func(i int, a answer) {
-		waiting[i].Store(false)
 		switch {
 		case a.status >= 500 && t.subject == "pushpin": // as it says to many at once
+			errors.Add(1)
 			time.AfterFunc(backOff, func() { _ = ask(i) })
 			return
+		case a.status >= 500 && t.subject == "polling": // as reverse_proxy says to too many
+			errors.Add(1)
+			waiting[i].Store(false)
+			return
 		case a.status == 304 && t.subject == "polling":
+			waiting[i].Store(false)
 			return
 		case a.status != 200 || a.version != 2:
 			bad.Store(&a)
@@ -325,7 +335,7 @@ func park(t trial) (values, error) {
 	cpu, began := s.cpu(), time.Now()
 	if t.subject == "polling" {
 		stop := everySecond(t.n, func(i int) {
-			if !waiting[i].Load() && took[i] == 0 {
+			if !waiting[i].Load() {
 				_ = ask(i)
 			}
 		})
@@ -359,16 +369,21 @@ func park(t trial) (values, error) {
 	}
 	select {
 	case <-all:
-	case <-time.After(time.Minute):
-		return nil, fmt.Errorf("releasing %s: %d of %d clients have no answer; the last bad one: %+v", t.subject, missing.Load(), t.n, bad.Load())
+	case <-time.After(20 * time.Second):
+		if bad.Load() != nil || missing.Load() == int64(t.n) {
+			return nil, fmt.Errorf("releasing %s: %d of %d clients have no answer; the last bad one: %+v", t.subject, missing.Load(), t.n, bad.Load())
+		}
 	}
 	s.settled()
 	v[freeCPU] = us(s.cpu()-cpu) / float64(t.n)
 	v[freeAsks] = s.asked() - asked
 	v[growth] = (s.peak() - resident) / 1024
 	stop()
+	v[errored], v[lost] = float64(errors.Load()), float64(missing.Load())
 	slices.Sort(took)
-	v[p50], v[p99], v[last] = us(took[t.n/2])/1000, us(took[t.n*99/100])/1000, us(took[t.n-1])/1000
+	took = took[missing.Load():]
+	n := len(took)
+	v[p50], v[p99], v[last] = us(took[n/2])/1000, us(took[n*99/100])/1000, us(took[n-1])/1000
 	return v, nil
 }
 
@@ -476,7 +491,7 @@ func churn(t trial, every time.Duration) (values, error) {
 	s.settled()
 	stop := s.profiles()
 	cpu, began := s.cpu(), time.Now()
-	for time.Since(began) < t.churn {
+	for stuck := false; !stuck && time.Since(began) < t.churn; {
 		have.Store(0)
 		current.Store(s.version + 1)
 		if err := s.change(); err != nil {
@@ -492,8 +507,8 @@ func churn(t trial, every time.Duration) (values, error) {
 		}
 		select {
 		case <-all:
-		case <-time.After(5 * time.Second):
-			return nil, fmt.Errorf("churning on %s: %d of %d clients have version %d; the last bad answer: %+v", t.subject, have.Load(), t.churners, s.version, failed.Load())
+		case <-time.After(10 * time.Second):
+			stuck = true // the table says how many have not got it
 		}
 	}
 	took := time.Since(began).Seconds()
@@ -512,49 +527,92 @@ func churn(t trial, every time.Duration) (values, error) {
 	return v, nil
 }
 
-// pass has requests pass through that can not be parked.
+// pass has requests pass through that can not be parked. The same Caddy without
+// long_poll takes turns with it, a fraction of a second each: what they differ by is
+// less than a machine's moods.
 func pass(t trial) (values, error) {
-	s, err := t.begin()
-	defer s.stop()
-	if err != nil {
-		return nil, err
-	}
-	var done atomic.Int64
-	var ended atomic.Bool
-	var failed atomic.Pointer[answer]
-	again := poll{method: "POST", path: "/pass"}
-	var c clients
-	c, err = s.connect(passers, func(i int, a answer) {
-		if a.status != 200 {
-			failed.Store(&a)
-			return
-		}
-		done.Add(1)
-		if !ended.Load() {
-			_ = c.ask(i, again)
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer c.close()
-	for i := range passers {
-		if err := c.ask(i, again); err != nil {
+	without := t
+	without.subject = "polling" // it is nothing but reverse_proxy, and here nobody polls
+	pair := make([]*passing, 2)
+	for i, t := range []trial{t, without} {
+		p := new(passing)
+		var err error
+		p.subject, err = t.begin()
+		defer p.stop()
+		if err != nil {
 			return nil, err
 		}
+		if p.clients, err = p.connect(passers, p.heard); err != nil {
+			return nil, err
+		}
+		defer p.clients.close()
+		pair[i] = p
 	}
-	time.Sleep(t.churn / 5) // connections to the backend are made
-	stop := s.profiles()
-	cpu, count, began := s.cpu(), done.Load(), time.Now()
-	time.Sleep(t.churn)
-	n := float64(done.Load() - count)
-	v := values{passed: n / time.Since(began).Seconds(), passCPU: us(s.cpu()-cpu) / n}
-	ended.Store(true)
+	stop := pair[0].profiles()
+	for turn := range max(4, int(2*t.churn/passTurn)) {
+		p := pair[turn%2]
+		if turn < 2 {
+			p.turn() // connections to the backend are made
+			p.done.Store(0)
+			p.used, p.took = 0, 0
+		}
+		p.turn()
+	}
 	stop()
-	if f := failed.Load(); f != nil {
-		return nil, fmt.Errorf("passing through %s: bad answer %+v", t.subject, *f)
+	v := make(values)
+	for i, p := range pair {
+		if f := p.failed.Load(); f != nil {
+			return nil, fmt.Errorf("passing through %s: bad answer %+v", p.subject.subject, *f)
+		}
+		n := float64(p.done.Load())
+		v[[]string{passed, plainPassed}[i]] = n / p.took.Seconds()
+		v[[]string{passCPU, plainCPU}[i]] = us(p.used) / n
 	}
 	return v, nil
+}
+
+const passTurn = 250 * time.Millisecond
+
+// passing is a subject that requests pass through when it is its turn.
+type passing struct {
+	*subject
+	clients clients
+	on      atomic.Bool
+	flying  atomic.Int64 // requests
+	done    atomic.Int64
+	failed  atomic.Pointer[answer]
+	used    time.Duration // CPU
+	took    time.Duration
+}
+
+var passedOn = poll{method: "POST", path: "/pass"}
+
+func (p *passing) heard(i int, a answer) {
+	if a.status != 200 {
+		p.failed.Store(&a)
+	}
+	p.done.Add(1)
+	if !p.on.Load() || p.clients.ask(i, passedOn) != nil {
+		p.flying.Add(-1)
+	}
+}
+
+func (p *passing) turn() {
+	cpu, began := p.cpu(), time.Now()
+	p.on.Store(true)
+	p.flying.Store(passers)
+	for i := range passers {
+		if err := p.clients.ask(i, passedOn); err != nil {
+			p.failed.Store(&answer{})
+		}
+	}
+	time.Sleep(passTurn)
+	p.on.Store(false)
+	for deadline := time.Now().Add(10 * time.Second); p.flying.Load() > 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	p.took += time.Since(began)
+	p.used += p.cpu() - cpu
 }
 
 func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
