@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-var soakFor = flag.Duration("soak", time.Minute, "how long the soak is")
+var soakFor = flag.Duration("soak", 2*time.Minute, "how long the soak is")
 
 // TestMain is the subjects and backends too: they are this program with arguments.
 func TestMain(m *testing.M) {
