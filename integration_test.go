@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -313,17 +314,18 @@ var givenPorts struct {
 
 // freePort is a port on the loopback address that nobody listens on, for TCP and
 // UDP, and that no other caller was given. A reload must find the same port again,
-// so port 0 will not do.
+// so port 0 will not do; and the port is below those that port 0 and connections are
+// given as a rule, or one of these could take it before the process listens.
 func freePort(t *testing.T) string {
 	t.Helper()
 	givenPorts.mu.Lock()
 	defer givenPorts.mu.Unlock()
-	for range 100 {
-		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(20000)))
+		tcp, err := net.Listen("tcp", address)
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		address := tcp.Addr().String()
 		udp, err := net.ListenPacket("udp", address)
 		tcp.Close()
 		if err != nil {
