@@ -58,7 +58,7 @@ func TestScenarios(t *testing.T) {
 
 func TestSoak(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes a minute")
+		t.Skip("takes two minutes")
 	}
 	report, err := soak(*soakFor)
 	if err != nil {
