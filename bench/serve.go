@@ -229,9 +229,6 @@ func (s spec) config() ([]byte, error) {
 		for name, value := range s.LongPoll {
 			handler[name] = value
 		}
-		if handler["wake"] != nil {
-			chain = append(chain, map[string]any{"handler": "long_poll_writes"})
-		}
 		chain = append(chain, handler, proxy)
 	case "floor":
 		chain = []any{map[string]any{"handler": "bench_floor"}}
