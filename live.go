@@ -1,6 +1,7 @@
 package longpoll
 
 import (
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,31 +17,38 @@ var live registry
 
 type registry struct {
 	mu  sync.Mutex // protects all
-	all []*Handler
+	all []*Handler // replaced and never changed, for each write reads it
 }
 
 func (l *registry) add(h *Handler) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.all = append(l.all, h)
+	l.all = append(slices.Clone(l.all), h)
 }
 
 func (l *registry) remove(h *Handler) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.all = slices.DeleteFunc(l.all, func(o *Handler) bool { return o == h })
+	l.all = slices.DeleteFunc(slices.Clone(l.all), func(o *Handler) bool { return o == h })
 }
 
+// handlers are all of them. The caller does not change what it is given.
 func (l *registry) handlers() []*Handler {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.Clone(l.all)
+	return l.all
 }
 
 // on is the handlers of the server with that name, in the retired and in the
 // current configuration.
-func (l *registry) on(server string) []*Handler {
-	return slices.DeleteFunc(l.handlers(), func(h *Handler) bool { return h.server != server })
+func (l *registry) on(server string) iter.Seq[*Handler] {
+	return func(yield func(*Handler) bool) {
+		for _, h := range l.handlers() {
+			if h.server == server && !yield(h) {
+				return
+			}
+		}
+	}
 }
 
 // parked is how many requests are parked in all of them.

@@ -85,21 +85,26 @@ func (e badWait) Error() string {
 	return fmt.Sprintf("wait %q is neither a number, zero or more, nor a duration such as 30s or 5m", e.read)
 }
 
-// question begins a question, and makes what becomes of it visible to logs.
+// question makes what becomes of the request visible to logs.
 func (h *Handler) question(r *http.Request) *question {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	q := &question{h: h, r: r, repl: repl, arrived: time.Now()}
-	// Here and not where it is needed: what looks placeholders up has a large stack
-	// frame, and a stack that has grown does not shrink while the request is parked.
-	q.user, _ = repl.GetString("http.auth.user.id")
 	repl.Map(q.placeholder)
 	return q
+}
+
+// begin tells the question from others. It is here that the user is looked up, and
+// not where that is needed: what looks placeholders up has a large stack frame, and
+// a stack that has grown does not shrink while the request is parked.
+func (q *question) begin() {
+	q.id = q.h.questions.Add(1)
+	q.user, _ = q.repl.GetString("http.auth.user.id")
 }
 
 // ask reads what is asked. Afterwards the request's body can be read again. Its
 // stack frame is gone when the request parks.
 func (q *question) ask() error {
-	q.id = q.h.questions.Add(1)
+	q.begin()
 	if isWrite(q.r.Method) {
 		caddyhttp.SetVar(q.r.Context(), seenVar, true) // a poll by POST is no write
 	}

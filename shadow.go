@@ -22,7 +22,7 @@ func (h *Handler) observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 		return next.ServeHTTP(w, r)
 	}
 	q := h.question(r)
-	q.id = h.questions.Add(1)
+	q.begin()
 	// Handlers behind us may change the request, and its body is known only when
 	// they have read it.
 	q.r = r.Clone(r.Context())

@@ -60,8 +60,8 @@ func (ws *Writes) Validate() error {
 func (*Writes) Watch(*caddy.Replacer, func()) (stop func()) { return func() {} }
 
 // WritesHandler sees the writes of a site for `wake writes`. The directive puts it
-// in the same place as long_poll but for all requests, so that a long_poll whose
-// matcher covers reads only learns of writes too.
+// in the same place as a long_poll that has a matcher but for all requests, so that
+// one whose matcher covers reads only learns of writes too.
 type WritesHandler struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -81,7 +81,7 @@ func (*WritesHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 }
 
 // seenVar says of a request that it is no write, by true (a poll by POST), or at
-// which path it was seen already.
+// which path it is seen already.
 const seenVar = "long_poll.seen"
 
 // isWrite reports whether a request may change something.
@@ -98,9 +98,11 @@ func isWrite(method string) bool {
 //go:noinline
 func seeWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if server == nil || caddyhttp.GetVar(r.Context(), seenVar) != nil || isCheck(w) {
+	switch seen := caddyhttp.GetVar(r.Context(), seenVar); {
+	case server == nil, seen == true, seen == r.URL.Path, isCheck(w):
 		return next.ServeHTTP(w, r)
 	}
+	caddyhttp.SetVar(r.Context(), seenVar, r.URL.Path)
 	// Looked up before anybody behind us rewrites the path.
 	write := write{host: strings.ToLower(r.Host), at: *r.URL}
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
@@ -111,31 +113,39 @@ func seeWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (e
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	// By their text, since a reload may come before the answer does: the new
 	// configuration lists the same ones as a rule.
-	listed := make(map[string]string)
-	for _, h := range live.on(server.Name()) {
+	var listed map[string]string
+	for h := range live.on(server.Name()) {
 		for _, ws := range h.writes {
 			for _, path := range ws.Paths {
+				if listed == nil {
+					listed = make(map[string]string)
+				}
 				listed[path] = repl.ReplaceAll(path, "")
 			}
 		}
 	}
-	rec := &writeRecorder{ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	rec := &writeRecorder{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
 	// Deferred, for whoever hangs up in the middle of the answer has written all the
 	// same: reverse_proxy panics then.
 	defer func() {
+		if caddyhttp.GetVar(r.Context(), seenVar) == true {
+			return
+		}
 		if err != nil || rec.status < 200 || rec.status >= 400 {
+			caddyhttp.SetVar(r.Context(), seenVar, nil) // error routes may try again
 			return
 		}
-		switch caddyhttp.GetVar(r.Context(), seenVar) {
-		case true, write.at.Path:
-			return
+		var known bool
+		for h := range live.on(server.Name()) {
+			known = known || len(h.writes) > 0 && h.lot.Len() > 0
 		}
-		caddyhttp.SetVar(r.Context(), seenVar, write.at.Path)
-		paths := write.paths(rec.locations)
-		handlers := live.on(server.Name())
+		if !known {
+			return // who comes now has not been told anything yet
+		}
 		// The writer is not to wait until ten thousand resources are marked.
 		go func() {
-			for _, h := range handlers {
+			paths := write.paths(rec.locations)
+			for h := range live.on(server.Name()) {
 				h.wakeWritten(write.host, paths, listed)
 			}
 		}()
@@ -217,7 +227,7 @@ func (h *Handler) wakeWritten(host string, paths []string, listed map[string]str
 
 // writeRecorder notes what an answer says of a write, and keeps nothing back.
 type writeRecorder struct {
-	*caddyhttp.ResponseWriterWrapper
+	caddyhttp.ResponseWriterWrapper
 	status    int      // 0 before the final status
 	locations []string // as the backend says them: handlers in front of us may rewrite them
 }
