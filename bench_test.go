@@ -3,7 +3,10 @@ package longpoll
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -149,18 +152,94 @@ func BenchmarkDone(b *testing.B) {
 	}
 }
 
-// BenchmarkPass is what is added to a request that can not be parked.
+// BenchmarkPass is what is added to a request that can not be parked, and to a write
+// that is seen.
 func BenchmarkPass(b *testing.B) {
-	q, w := benchQuestion(b, "")
-	next := caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })
-	b.ReportAllocs()
-	for b.Loop() {
-		b.StopTimer()
-		w.reset()
-		r := caddyhttp.PrepareRequest(newRequest(http.MethodPost, "http://example.com/orders", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
-		b.StartTimer()
-		if err := q.h.ServeHTTP(w, r, next); err != nil {
-			b.Fatal(err)
-		}
+	for _, bench := range []struct {
+		name, block string
+		front       caddyhttp.MiddlewareHandler
+	}{
+		{"unseen", "", nil},
+		{"write", "wake writes", new(WritesHandler)},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			q, w := benchQuestion(b, bench.block)
+			last := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				w.WriteHeader(http.StatusNoContent)
+				return nil
+			})
+			next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return q.h.ServeHTTP(w, r, last) })
+			if front := bench.front; front != nil {
+				behind := next
+				next = func(w http.ResponseWriter, r *http.Request) error { return front.ServeHTTP(w, r, behind) }
+			}
+			post := newRequest(http.MethodPost, "http://example.com/orders", "")
+			server := new(caddyhttp.Server)
+			for _, whole := range []bool{false, true} {
+				b.Run(map[bool]string{false: "caddy", true: "all"}[whole], func(b *testing.B) {
+					b.ReportAllocs()
+					for b.Loop() {
+						w.reset()
+						r := caddyhttp.PrepareRequest(post.Clone(post.Context()), caddy.NewReplacer(), w, server)
+						if whole {
+							if err := next(w, r); err != nil {
+								b.Fatal(err)
+							}
+						}
+					}
+				})
+			}
+		})
 	}
+}
+
+// BenchmarkDelivery is all that a poll costs here, from its arrival until it has its
+// answer: a hundred clients ask again at once with what they were given, and the
+// backend changes when all of them have the last.
+func BenchmarkDelivery(b *testing.B) {
+	const clients = 100
+	h := parseHandler(b, "interval 1h")
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	b.Cleanup(cancel)
+	if err := h.Provision(ctx); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { h.Cleanup() })
+	h.logger = zap.NewNop()
+	var version, served atomic.Int64
+	text := []byte(`{"padding":"` + strings.Repeat("x", 200) + `"}`)
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Etag", strconv.Quote(strconv.FormatInt(version.Load(), 10)))
+		_, err := w.Write(text)
+		return err
+	})
+	server := new(caddyhttp.Server)
+	rounds := b.N/clients + 1
+	var all sync.WaitGroup
+	b.ReportAllocs()
+	for range clients {
+		all.Go(func() {
+			w, tag := nowhere{make(http.Header)}, ""
+			for range rounds {
+				r := newRequest(http.MethodGet, "http://example.com/orders/42?page=1", "", "Accept: application/json", "User-Agent: Mozilla/5.0")
+				if tag != "" {
+					r.Header["If-None-Match"] = []string{tag}
+				}
+				w.reset()
+				r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, server)
+				if err := h.ServeHTTP(w, r, next); err != nil {
+					b.Error(err)
+				}
+				tag = w.header.Get("Etag")
+				if served.Add(1)%clients == 0 {
+					version.Add(1)
+					for _, r := range h.lot.Resources() {
+						r.Wake()
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
 }
