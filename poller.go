@@ -21,23 +21,21 @@ type (
 // shorter than the default hold, so that who is parked sees it recover.
 const maxFaultPause = 10 * time.Second
 
-// poll is the loop of one resource while somebody waits for it: check, compare,
-// publish, pause.
+// poll checks a resource once: the lot has it do so again and again, while somebody
+// waits.
 func (h *Handler) poll(r *resource, t *template) {
 	h.watch(r, t)
-	for r.Await() {
-		if t.slot = h.slots.acquire(h.lot.Drained()); !t.slot {
-			continue
-		}
-		if !r.Begin() {
-			t.release()
-			continue
-		}
-		snap := r.Snapshot()
-		began := time.Now()
-		now := t.check(snap.State)
-		h.conclude(r, snap, now, t, time.Since(began))
+	if t.slot = h.slots.acquire(h.lot.Drained()); !t.slot {
+		return
 	}
+	if !r.Begin() {
+		t.release()
+		return
+	}
+	snap := r.Snapshot()
+	began := time.Now()
+	now := t.check(snap.State)
+	h.conclude(r, snap, now, t, time.Since(began))
 }
 
 // conclude publishes what a check has read.
@@ -61,11 +59,11 @@ func (h *Handler) conclude(r *resource, snap *snapshot, now *state, t *template,
 	}
 	h.outage.end(h, r)
 	if v := now.variation; v != nil {
-		if v = h.variations.learn(t.q.name, v); !v.equal(t.q.variation) {
+		if v = h.variations.learn(t.name, v); !v.equal(t.variation) {
 			// Before it is published: who comes from now on finds it by what it
 			// turned out to depend on.
-			t.q.variation = v
-			h.lot.Rename(r, v.key(t.q.base, t.req.Header, t.q.id))
+			t.variation = v
+			h.lot.Rename(r, v.key(t.base, t.r.Header, t.id))
 		}
 	}
 	changed := old == nil || now.news

@@ -561,19 +561,29 @@ func TestRule5NobodyLeavesAMark(t *testing.T) {
 	}))
 
 	t.Run("nor a poller", virtual(func(t *testing.T) {
-		s := newSite(t, "hold 10m 0%\ninterval 1h")
+		s := newSite(t, "hold 10m 0%\ninterval 1m")
 		var all []*client
 		for i := range 100 {
 			all = append(all, s.get(fmt.Sprint("/", i%10), has("1")))
 		}
-		synctest.Wait()
-		if n := len(stacks("(*Handler).poll(")); n != 10 {
-			t.Errorf("got %d pollers; want one for each resource", n)
+		checked := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if n := s.backend.checks(); n != want {
+				t.Errorf("got %d checks; want %d", n, want)
+			}
+			if n := len(stacks("(*Handler).poll(")); n != 0 {
+				t.Errorf("got %d goroutines between two checks", n)
+			}
 		}
+		checked(10)
+		settle(time.Minute + 6*time.Second)
+		checked(20)
 		for _, c := range all {
 			c.leave()
 		}
-		synctest.Wait()
+		settle(5 * time.Minute)
+		checked(20)
 		if n := len(stacks("caddy-longpoll.(*Handler)")); n != 0 {
 			t.Errorf("got %d goroutines when all have left", n)
 		}

@@ -50,11 +50,11 @@ func find(l *Lot[int], key Key) *Resource[int] {
 	return l.resources[key]
 }
 
-// polling reports whether a poller runs.
-func polling(w Waiter[int]) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.polling
+// polling reports whether there is a poller.
+func polling(r *Resource[int]) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.polling
 }
 
 // empty fails the test where anything is left in the lot.
@@ -200,6 +200,7 @@ func TestPollerLifetime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New[int](Limits{Linger: time.Hour})
 		w := l.Join(Key{1}, orders) // joining alone asks nothing
+		r := w.Resource
 		time.Sleep(time.Minute)
 		w.Leave()
 		b := newBackend()
@@ -212,15 +213,15 @@ func TestPollerLifetime(t *testing.T) {
 				clients.Go(func() { b.client(l, 1).wait(gone) })
 			}
 			synctest.Wait()
-			if n := b.pollers.Load(); n != 1 {
-				t.Fatalf("%d pollers while somebody waits", n)
+			if !polling(r) {
+				t.Fatal("no poller while somebody waits")
 			}
 			time.Sleep(time.Second)
 			close(gone)
 			clients.Wait()
 			time.Sleep(time.Second)
-			if n := b.pollers.Load(); n != 0 {
-				t.Fatalf("%d pollers while nobody waits", n)
+			if polling(r) || b.turns.Load() != 0 {
+				t.Fatal("a poller while nobody waits")
 			}
 		}
 		var want []int
@@ -241,16 +242,44 @@ func TestPollerLifetime(t *testing.T) {
 // TestBeginWhereNobodyWaits: who has left while the poller waited for its turn needs
 // no check.
 func TestBeginWhereNobodyWaits(t *testing.T) {
-	l := New[int](Limits{})
-	w := l.Join(Key{1}, orders)
-	r := w.Resource
-	if !w.Watch() || !r.Await() {
-		t.Fatal("no check is due")
+	synctest.Test(t, func(t *testing.T) {
+		l := New[int](Limits{})
+		w := l.Join(Key{1}, orders)
+		r := w.Resource
+		if !w.Watch() {
+			t.Fatal("there is a poller")
+		}
+		free := make(chan struct{})
+		var turns, begun atomic.Int32
+		r.Poll(func() {
+			turns.Add(1)
+			<-free
+			if r.Begin() {
+				begun.Add(1)
+			}
+		})
+		synctest.Wait()
+		w.Leave()
+		close(free)
+		synctest.Wait()
+		if turns.Load() != 1 || begun.Load() != 0 || polling(r) {
+			t.Errorf("%d turns, %d checks, polling %v", turns.Load(), begun.Load(), polling(r))
+		}
+		empty(t, l)
+	})
+}
+
+// TestPollerThatIsNeverMade: who was to make it could not. The next one is asked.
+func TestPollerThatIsNeverMade(t *testing.T) {
+	l := New[int](Limits{Linger: time.Hour})
+	for range 2 {
+		w := l.Join(Key{1}, orders)
+		if !w.Watch() {
+			t.Error("nobody is asked to make a poller")
+		}
+		w.Leave()
 	}
-	w.Leave()
-	if r.Begin() || r.Await() {
-		t.Error("a check begins, or the poller goes on")
-	}
+	l.Drain()
 	empty(t, l)
 }
 
@@ -919,18 +948,31 @@ func TestDrain(t *testing.T) {
 			t.Errorf("got %v; want %v", err, ErrDrained)
 		}
 		synctest.Wait()
-		if polling(parked) || polling(unlisted) || !polling(slow) {
-			t.Error("a poller outlives the drain without a check in flight")
+		if !polling(slow.Resource) {
+			t.Error("a poller ends before its check")
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if slow.Snapshot() != before || closed(before.Next()) || polling(slow) {
-			t.Error("a check in flight is published, or its poller stays")
+		if slow.Snapshot() != before || closed(before.Next()) {
+			t.Error("a check in flight is published")
+		}
+		for _, w := range []*Waiter[int]{&parked, &slow, &unlisted} {
+			if polling(w.Resource) {
+				t.Errorf("the poller of %s stays", w.Name.Path)
+			}
+		}
+		if n := len(b.checks); n != 1 || b.checks[0].began != 0 {
+			t.Errorf("checked after the drain: %v", b.checks)
 		}
 		// Who comes now gets a poller that ends at once.
 		late := l.Join(Key{1}, at("/parked"))
-		if late.Resource != parked.Resource || !late.Watch() || late.Await() || polling(late) {
-			t.Error("a poller begins after the drain")
+		if late.Resource != parked.Resource || !late.Watch() {
+			t.Error("nobody is to make a poller")
+		}
+		late.Poll(func() { t.Error("a poller begins after the drain") })
+		synctest.Wait()
+		if polling(late.Resource) {
+			t.Error("a poller outlives the drain")
 		}
 		for _, w := range []*Waiter[int]{&parked, &slow, &unlisted, &late} {
 			w.Leave()

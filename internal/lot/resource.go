@@ -39,7 +39,6 @@ type Resource[S any] struct {
 	lot      *Lot[S]
 	snapshot atomic.Pointer[Snapshot[S]]
 	begun    atomic.Uint64 // checks that have begun: a clock that is exact where time is not
-	nudge    chan struct{} // tells the poller to look at what mu protects
 
 	// protected by lot.mu
 	key       Key
@@ -50,20 +49,23 @@ type Resource[S any] struct {
 	onForget  []func()      // each never blocks
 	forgotten bool          // onForget was called
 
-	mu       sync.Mutex // protects what follows; lot.mu is never taken under it
-	waiters  int        // members who wait for a check or a change
-	polling  bool       // a poller runs
-	checking bool       // a check is in flight
-	wanted   bool       // a wake-up came: a check is to begin at once
-	due      time.Time  // when the next check begins otherwise
-	needBy   time.Time  // when those who wait need it at the latest; zero if they do not mind
-	once     bool       // Once was called
+	mu       sync.Mutex  // protects what follows; lot.mu is never taken under it
+	waiters  int         // members who wait for a check or a change
+	polling  bool        // there is a poller, or somebody is about to make one
+	check    func()      // the poller's; nil where there is none
+	timer    *time.Timer // the poller's, while it pauses
+	turning  bool        // check is being called
+	checking bool        // a check is in flight
+	wanted   bool        // a wake-up came: a check is to begin at once
+	due      time.Time   // when the next check begins otherwise
+	needBy   time.Time   // when those who wait need it at the latest; zero if they do not mind
+	once     bool        // Once was called
 
 	began time.Time // of the check in flight or the last; only the poller's
 }
 
 func newResource[S any](l *Lot[S], key Key, name Name) *Resource[S] {
-	r := &Resource[S]{lot: l, key: key, Name: name, nudge: make(chan struct{}, 1)}
+	r := &Resource[S]{lot: l, key: key, Name: name}
 	r.snapshot.Store(&Snapshot[S]{next: make(chan struct{}), changed: make(chan struct{})})
 	return r
 }
@@ -79,14 +81,6 @@ func (r *Resource[S]) Wake() {
 	r.wanted = true
 	r.mu.Unlock()
 	r.poke()
-}
-
-// poke makes the poller look again.
-func (r *Resource[S]) poke() {
-	select {
-	case r.nudge <- struct{}{}:
-	default: // it has not looked since the last one
-	}
 }
 
 // Once is true for the first caller only, of all the pollers of the resource.
@@ -126,42 +120,74 @@ func (r *Resource[S]) Due() time.Time {
 	return r.due
 }
 
-// The poller's side: Await, Begin, and Publish or Fail, again and again.
+// The poller's side: Poll, and then Begin, and Publish or Fail, again and again.
 
-// Await returns true when a check should begin: somebody waits, and the check is
-// due or wanted. It returns false when nobody waits any more or the lot is
-// drained; the poller must end then, and another one is started when needed.
-// Between two pollers the due time stays.
-func (r *Resource[S]) Await() bool {
-	var timer *time.Timer
-	for {
-		r.mu.Lock()
-		if r.waiters == 0 || r.lot.isDrained() {
-			r.polling = false
-			r.mu.Unlock()
-			return false
-		}
-		pause := time.Until(r.due)
-		if !r.needBy.IsZero() {
-			pause = min(pause, time.Until(r.needBy))
-		}
-		if r.wanted || pause <= 0 {
-			r.mu.Unlock()
-			return true
-		}
-		r.mu.Unlock()
-		if timer == nil {
-			timer = time.NewTimer(pause)
-			defer timer.Stop()
-		} else {
-			timer.Reset(pause)
-		}
-		select {
-		case <-timer.C:
-		case <-r.nudge:
-		case <-r.lot.drained:
-		}
+// Poll has check called whenever a check should begin: somebody waits, and it is due
+// or wanted. check makes it, or finds that there is no need any more. It is called
+// on a goroutine that is there for that long: during a pause a poller is a timer and
+// nothing else. The poller ends when nobody waits any more or the lot is drained, and
+// another one is made when needed. Between two pollers the due time stays.
+func (r *Resource[S]) Poll(check func()) {
+	r.mu.Lock()
+	r.check = check
+	r.mu.Unlock()
+	r.poke()
+}
+
+// poke makes the poller look at what mu protects.
+func (r *Resource[S]) poke() {
+	if r.turns() {
+		go r.turn()
 	}
+}
+
+// turn calls check as often as one should begin at once.
+func (r *Resource[S]) turn() {
+	for again := true; again; again = r.turns() {
+		r.check()
+		r.mu.Lock()
+		r.turning = false
+		r.mu.Unlock()
+	}
+}
+
+// turns reports whether a check should begin: the caller has it made by turn then.
+// Else the timer is set to when it should, or the poller ended. In doubt, such as
+// when the timer goes off in the instant in which it is set anew, it is asked once
+// too often.
+func (r *Resource[S]) turns() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.turning:
+		return false
+	case r.waiters == 0 || r.lot.isDrained():
+		r.polling, r.check = false, nil
+		if r.timer != nil {
+			r.timer.Stop()
+		}
+		return false
+	case r.check == nil:
+		return false
+	}
+	pause := time.Until(r.due)
+	if !r.needBy.IsZero() {
+		pause = min(pause, time.Until(r.needBy))
+	}
+	switch {
+	case r.wanted || pause <= 0:
+		r.turning = true
+		return true
+	case r.timer != nil:
+		r.timer.Reset(pause)
+	default:
+		r.timer = time.AfterFunc(pause, func() {
+			if r.turns() {
+				r.turn()
+			}
+		})
+	}
+	return false
 }
 
 // Begin begins a check: a wake-up from here on causes one more. It returns false
@@ -237,7 +263,7 @@ func (w *Waiter[S]) Tried(s *Snapshot[S]) bool { return s.last > w.joined }
 
 // Watch counts the request among those who wait, before it looks at the state:
 // what happens from now on it will be told of. It returns true where the caller
-// must start a poller.
+// must make a poller.
 func (w *Waiter[S]) Watch() (start bool) {
 	if w.watching {
 		return false

@@ -19,7 +19,7 @@ type backend struct {
 	interval time.Duration // between two checks
 	takes    time.Duration // one check
 	late     bool          // a check reads the state at its end instead of at its beginning
-	pollers  atomic.Int32  // that were started and have not ended
+	turns    atomic.Int32  // of pollers, that have not ended
 
 	mu       sync.Mutex // protects what follows
 	epoch    time.Time
@@ -73,24 +73,16 @@ func (b *backend) reset() {
 	b.checks, b.epoch = nil, time.Now()
 }
 
-// start starts a poller.
+// start makes a poller.
 func (b *backend) start(r *Resource[int]) {
-	b.pollers.Add(1)
-	go func() {
-		defer b.pollers.Add(-1)
-		b.poll(r)
-	}()
-}
-
-// poll is a poller.
-func (b *backend) poll(r *Resource[int]) {
-	for r.Await() {
-		if !r.Begin() {
-			continue
+	r.Poll(func() {
+		b.turns.Add(1)
+		defer b.turns.Add(-1)
+		if r.Begin() {
+			old, now := r.Snapshot(), b.check()
+			r.Publish(now, !old.Known() || now != old.State, time.Now().Add(b.interval))
 		}
-		old, now := r.Snapshot(), b.check()
-		r.Publish(now, !old.Known() || now != old.State, time.Now().Add(b.interval))
-	}
+	})
 }
 
 // check is one check.
@@ -119,7 +111,7 @@ type client struct {
 	key   Key
 	name  Name
 	who   string               // for the bound on one client
-	start func(*Resource[int]) // starts a poller
+	start func(*Resource[int]) // makes a poller
 	has   int                  // the state that it has; 0 is none
 
 	w        Waiter[int]
@@ -360,17 +352,17 @@ func (sc scene) act(t *testing.T) {
 		do(sc.drain, func() { l.Drain(); last = r.Snapshot() })
 		do(theEnd, func() { close(end) })
 
-		// Between these instants exactly one poller runs while somebody waits, and
-		// otherwise none but to end its check.
+		// Between these instants there is a poller while somebody waits, and otherwise
+		// none but to end its check; and it has a goroutine for that and no longer.
 		for _, ms := range []int{25, 75, 1075, 1125, 1175, 1225, 1275, 1525, 2675} {
 			b.at(ms)
 			synctest.Wait()
-			waiters, want := r.Waiters(), int32(0)
-			if waiters > 0 && !l.isDrained() || b.checking() {
-				want = 1
+			waiters, turns := r.Waiters(), int32(0)
+			if b.checking() {
+				turns = 1
 			}
-			if n := b.pollers.Load(); n != want {
-				t.Errorf("%+v: %d pollers at %d; want %d", sc, n, ms, want)
+			if n, got := b.turns.Load(), polling(r); n != turns || got != (turns > 0 || waiters > 0 && !l.isDrained()) {
+				t.Errorf("%+v: polling %v, and %d turns, at %d; want %d", sc, got, n, ms, turns)
 			}
 			if there := sc.present(ms); waiters != there || ms > 100 && l.Parked() != there {
 				t.Errorf("%+v: %d wait, %d are parked at %d; want %d", sc, waiters, l.Parked(), ms, there)
@@ -378,8 +370,8 @@ func (sc scene) act(t *testing.T) {
 		}
 		everybody.Wait()
 		synctest.Wait()
-		if n := b.pollers.Load(); n != 0 || b.twice {
-			t.Errorf("%+v: %d pollers at the end, two checks in flight: %v", sc, n, b.twice)
+		if n := b.turns.Load(); n != 0 || polling(r) || b.twice {
+			t.Errorf("%+v: polling %v, and %d turns, at the end, two checks in flight: %v", sc, polling(r), n, b.twice)
 		}
 		time.Sleep(linger)
 		synctest.Wait()
@@ -614,20 +606,19 @@ var seed = flag.Uint64("seed", 0, "of TestModel; 0 is a new one each time")
 // lot: some backends, each with a path of its own and two keys, whose states are
 // numbers that only grow.
 type model struct {
-	t       *testing.T
-	seed    uint64
-	actors  atomic.Uint64
-	lot     *Lot[int]
-	states  [4]atomic.Int64
-	pollers sync.WaitGroup
-	known   sync.WaitGroup // resources that are not forgotten yet
+	t      *testing.T
+	seed   uint64
+	actors atomic.Uint64
+	lot    *Lot[int]
+	states [4]atomic.Int64
+	known  sync.WaitGroup // resources that are not forgotten yet
 
 	mu      sync.Mutex // protects records
 	records map[*Resource[int]]*record
 }
 
 // record is what is known of a resource that was ever checked.
-type record struct{ inFlight, forgotten atomic.Int32 }
+type record struct{ turns, forgotten atomic.Int32 }
 
 func (m *model) record(r *Resource[int]) *record {
 	m.mu.Lock()
@@ -662,12 +653,16 @@ func (d *dice) pause() {
 
 func (d *dice) patience() time.Duration { return time.Duration(d.IntN(500)) * time.Microsecond }
 
-// start starts a poller. The next check is an hour away where the last one was
-// good: every change has to be delivered by its wake-up.
+// start makes a poller. The next check is an hour away where the last one was good:
+// every change has to be delivered by its wake-up.
 func (m *model) start(r *Resource[int]) {
-	m.pollers.Go(func() {
-		d, rec := m.dice(), m.record(r)
-		site := int(r.Name.Path[1] - '0')
+	d, site := m.dice(), int(r.Name.Path[1]-'0')
+	r.Poll(func() {
+		rec := m.record(r)
+		if n := rec.turns.Add(1); n != 1 {
+			m.t.Errorf("%d turns of a poller at once", n)
+		}
+		defer rec.turns.Add(-1)
 		if r.Once() {
 			m.known.Add(1)
 			r.OnForget(func() {
@@ -676,29 +671,23 @@ func (m *model) start(r *Resource[int]) {
 				}
 			})
 		}
-		for r.Await() {
-			d.pause()
-			if !r.Begin() {
-				continue
-			}
-			if n := rec.inFlight.Add(1); n != 1 {
-				m.t.Errorf("%d checks of a resource are in flight", n)
-			}
-			old, early := r.Snapshot(), int(m.states[site].Load())
-			d.pause()
-			read := early
-			if d.IntN(2) == 0 {
-				read = int(m.states[site].Load())
-			}
-			if d.IntN(10) == 0 {
-				m.lot.Rename(r, Key{byte(site), byte(d.IntN(3))})
-			}
-			rec.inFlight.Add(-1)
-			if d.IntN(10) == 0 {
-				r.Fail(-1, false, time.Now().Add(d.patience()))
-			} else {
-				r.Publish(read, !old.Known() || read != old.State, time.Now().Add(time.Hour))
-			}
+		d.pause()
+		if !r.Begin() {
+			return
+		}
+		old, early := r.Snapshot(), int(m.states[site].Load())
+		d.pause()
+		read := early
+		if d.IntN(2) == 0 {
+			read = int(m.states[site].Load())
+		}
+		if d.IntN(10) == 0 {
+			m.lot.Rename(r, Key{byte(site), byte(d.IntN(3))})
+		}
+		if d.IntN(10) == 0 {
+			r.Fail(-1, false, time.Now().Add(d.patience()))
+		} else {
+			r.Publish(read, !old.Known() || read != old.State, time.Now().Add(time.Hour))
 		}
 	})
 }
@@ -830,10 +819,14 @@ func TestModel(t *testing.T) {
 	m.lot.Drain()
 	within("the changes do not end", &changers)
 	within("somebody is not told of the drain", &passers)
-	within("a poller is left", &m.pollers)
 	within("a resource is not forgotten", &m.known)
 	empty(t, m.lot)
 	for r, rec := range m.records {
+		for deadline := time.Now().Add(20 * time.Second); polling(r); runtime.Gosched() {
+			if time.Now().After(deadline) {
+				t.Fatal("a poller is left")
+			}
+		}
 		if n := rec.forgotten.Load(); n != 1 {
 			t.Errorf("OnForget was called %d times for %v", n, r.Name)
 		}
