@@ -27,20 +27,24 @@ import (
 // what is only between its client and us. It shares nothing with that request
 // that either of them changes, so that a check borrows nothing (SPEC rule 7.10).
 type template struct {
-	h      *Handler
-	next   caddyhttp.Handler
-	req    *http.Request // never sent itself
-	body   []byte
-	ctx    context.Context // of the server, not of the client
-	server *caddyhttp.Server
-	vars   map[string]any
-	orig   http.Request
-	groups map[string]struct{} // route groups that were satisfied on the way to us
-	header http.Header         // response fields that were set on the way to us
-	loan   *loan
-	q      question        // the parts that identify it, and those that placeholders read
-	repl   *caddy.Replacer // see replacer
-	slot   bool            // it has a slot of max_checks, for the next exchange
+	subject // whose request is never sent itself
+	next    caddyhttp.Handler
+	ctx     context.Context // of the server, not of the client
+	server  *caddyhttp.Server
+	vars    []setting
+	orig    any                 // the http.Request that it was before it was rewritten; nil if that is unknown
+	groups  map[string]struct{} // route groups that were satisfied on the way to us
+	header  http.Header         // response fields that were set on the way to us
+	loan    *loan
+	repl    *caddy.Replacer // see replacer
+	slot    bool            // it has a slot of max_checks, for the next exchange
+}
+
+// setting is one of Caddy's vars: as a map, the few there are take three times the
+// memory, for as long as somebody waits.
+type setting struct {
+	name  string
+	value any
 }
 
 // routeGroups is the context key of Caddy's route groups: handle blocks exclude
@@ -52,8 +56,8 @@ const routeGroups caddy.CtxKey = "route_group"
 // which is the only one that may read the request.
 func (h *Handler) template(q *question, w http.ResponseWriter, next caddyhttp.Handler) *template {
 	r := q.r
-	t := &template{h: h, next: next, body: q.body, header: w.Header().Clone()}
-	t.q = question{h: h, id: q.id, name: q.name, base: q.base, variation: q.variation, body: q.body}
+	t := &template{subject: q.subject, next: next, header: h.seed(w.Header())}
+	t.state = nil // which a check says for itself
 	t.ctx = context.Background()
 	for _, key := range []any{http.ServerContextKey, http.LocalAddrContextKey} {
 		if v := r.Context().Value(key); v != nil {
@@ -62,18 +66,20 @@ func (h *Handler) template(q *question, w http.ResponseWriter, next caddyhttp.Ha
 	}
 	t.server, _ = r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	t.vars = maps.Clone(vars)
-	groups, _ := r.Context().Value(routeGroups).(map[string]struct{})
-	t.groups = maps.Clone(groups)
-	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		t.orig = orig
+	t.vars = make([]setting, 0, len(vars))
+	for name, value := range vars {
+		t.vars = append(t.vars, setting{name, value})
 	}
+	if groups, _ := r.Context().Value(routeGroups).(map[string]struct{}); len(groups) > 0 {
+		t.groups = maps.Clone(groups)
+	}
+	t.orig = r.Context().Value(caddyhttp.OriginalRequestCtxKey)
 	q.loan = h.lend(q.repl)
 	t.loan = q.loan
 
-	t.req = r.Clone(t.ctx)
-	t.req.Body = nil
-	head := t.req.Header
+	t.r = r.Clone(t.ctx)
+	t.r.Body = nil
+	head := t.r.Header
 	for _, option := range strings.Split(strings.Join(head["Connection"], ","), ",") {
 		head.Del(textproto.TrimString(option))
 	}
@@ -88,11 +94,21 @@ func (h *Handler) template(q *question, w http.ResponseWriter, next caddyhttp.Ha
 		acceptReadable(head)
 	}
 	if len(h.StripQuery) > 0 {
-		t.req.URL.RawQuery = stripQuery(t.req.URL.RawQuery, h.StripQuery)
-		t.req.RequestURI = t.req.URL.RequestURI()
+		t.r.URL.RawQuery = stripQuery(t.r.URL.RawQuery, h.StripQuery)
+		t.r.RequestURI = t.r.URL.RequestURI()
 	}
-	t.q.r = t.req
 	return t
+}
+
+// seed is what the header of an answer begins with. As a rule that is the same for
+// all requests, and the checks of all resources share it.
+func (h *Handler) seed(header http.Header) http.Header {
+	if last := h.lastSeed.Load(); last != nil && maps.EqualFunc(*last, header, slices.Equal) {
+		return *last
+	}
+	seed := header.Clone()
+	h.lastSeed.Store(&seed)
+	return seed
 }
 
 // acceptReadable takes the content codings out of Accept-Encoding that decoder can
@@ -125,7 +141,7 @@ var notAsked = []string{
 
 // request is a fresh request for one check.
 func (t *template) request(ctx context.Context, repl *caddy.Replacer, w http.ResponseWriter) *http.Request {
-	r := t.req.Clone(ctx)
+	r := t.r.Clone(ctx)
 	r.Body = http.NoBody
 	if t.body != nil {
 		r.Body = io.NopCloser(bytes.NewReader(t.body))
@@ -133,14 +149,16 @@ func (t *template) request(ctx context.Context, repl *caddy.Replacer, w http.Res
 	}
 	r = caddyhttp.PrepareRequest(r, repl, w, t.server)
 	ctx = r.Context()
-	if t.orig.URL != nil {
+	if t.orig != nil {
 		ctx = context.WithValue(ctx, caddyhttp.OriginalRequestCtxKey, t.orig)
 		// The replacer reads the context of the very request that it was
 		// prepared for.
 		*r = *r.WithContext(ctx)
 	}
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
-		maps.Copy(vars, t.vars)
+		for _, v := range t.vars {
+			vars[v.name] = v.value
+		}
 	}
 	if groups, ok := ctx.Value(routeGroups).(map[string]struct{}); ok {
 		maps.Copy(groups, t.groups)
@@ -258,7 +276,7 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 	// upstream in passive health checks.
 	ctx, cancel := context.WithCancel(t.ctx)
 	w := newRecorder(t.header, *h.MaxBody)
-	w.bodiless = cmp.Or(method, t.req.Method) == http.MethodHead
+	w.bodiless = cmp.Or(method, t.r.Method) == http.MethodHead
 	repl := caddy.NewReplacer()
 	done := make(chan error, 1)
 	t.slot = false // it is the exchange's now
@@ -273,8 +291,6 @@ func (t *template) exchange(probe *url.URL, method, tag string) (*answer, error)
 			}
 			h.slots.release()
 		}()
-		// Here, so that the poller keeps a small stack: it is there for as long as
-		// somebody waits.
 		r := t.request(ctx, repl, w)
 		if probe != nil {
 			r.Method, r.URL, r.RequestURI = method, probe, probe.RequestURI()
@@ -492,14 +508,14 @@ func (t *template) release() {
 // check finds out what the backend says now; old is what it said last, if it is
 // known.
 func (t *template) check(old *state) (s *state) {
-	s = &state{owner: t.q.id}
+	s = &state{owner: t.id}
 	// Placeholders of other modules, and what decodes the backend's bytes, run on the
 	// poller's goroutine, where nobody else would recover.
 	defer func() {
 		if p := recover(); p != nil {
 			t.h.logger.Error("a check panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 			t.release()
-			s = &state{owner: t.q.id, ended: time.Now()}
+			s = &state{owner: t.id, ended: time.Now()}
 			t.conclude(s, nil, nil, errAborted)
 		}
 	}()
@@ -679,9 +695,9 @@ func (t *template) replacer(s *state) *caddy.Replacer {
 	if t.repl == nil {
 		t.repl = caddy.NewReplacer()
 		t.request(t.ctx, t.repl, nil)
-		t.repl.Map(t.q.placeholder)
+		t.repl.Map(t.placeholder)
 	}
-	t.q.state = s
+	t.state = s
 	return t.repl
 }
 

@@ -129,7 +129,7 @@ func TestMetricsOfSeveralConfigurations(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer h.Cleanup()
-			h.metrics.done(&question{h: h, outcome: answered})
+			h.metrics.done(&question{subject: subject{h: h}, outcome: answered})
 		}
 		families := gathered(t, ctx.GetMetricsRegistry())
 		if len(families) < 9 { // waker_up has no series without wakers
@@ -432,7 +432,10 @@ func (s *site) sendTo(w http.ResponseWriter, r *http.Request) <-chan struct{} {
 // To count a request allocates nothing.
 func TestMetricsAllocations(t *testing.T) {
 	s := realSite(t, "")
-	q := &question{h: s.Handler, r: newRequest(http.MethodGet, "/", ""), outcome: changed, parkedAt: time.Now(), held: time.Second, state: &state{owner: 1}}
+	q := &question{
+		subject: subject{h: s.Handler, r: newRequest(http.MethodGet, "/", ""), state: &state{owner: 1}},
+		outcome: changed, parkedAt: time.Now(), held: time.Second,
+	}
 	since := time.Now()
 	if n := testing.AllocsPerRun(1000, func() {
 		s.metrics.released(since)

@@ -3,10 +3,11 @@
 // A resource is what several requests wait for together, found by its key. Its
 // state is a chain of immutable snapshots; each bears a channel that is closed
 // when the backend says something else, so that a release of ten thousand
-// waiters is one close. One poller goroutine for each watched resource makes
-// the checks, on a request and a context of its own. A parked request is its own
-// goroutine in one small function that waits for four things: a change, its
-// time limit, its client's departure, a drain.
+// waiters is one close. One poller for each watched resource makes the checks, on
+// a request and a context of its own: it is a timer, and a goroutine only while a
+// check is in flight. A parked request is its own goroutine in one small function
+// that waits for four things: a change, its time limit, its client's departure, a
+// drain.
 //
 //	client ──► Handler.ServeHTTP ──► question ──► lot ──► resource ◄── poller ──► check ──► next (reverse_proxy)
 //	                 ▲                (since,      (key)      │           ▲
@@ -179,6 +180,7 @@ type Handler struct {
 	slots      slots
 	variations variations
 	asked      names
+	lastSeed   atomic.Pointer[http.Header] // see seed
 	outage     outage
 	parting    parting
 	shadow     shadow

@@ -213,7 +213,7 @@ func TestLogsAreOff(t *testing.T) {
 	s := realSite(t, "")
 	core, logs := observer.New(zapcore.InfoLevel)
 	s.logger = zap.New(core)
-	q := &question{h: s.Handler, r: newRequest(http.MethodGet, "/", ""), outcome: changed}
+	q := &question{subject: subject{h: s.Handler, r: newRequest(http.MethodGet, "/", "")}, outcome: changed}
 	if n := testing.AllocsPerRun(1000, func() { s.done(q) }); n != 0 {
 		t.Errorf("got %v allocations", n)
 	}

@@ -31,23 +31,33 @@ func ourKey(key string) (string, bool) {
 
 // placeholder resolves our placeholders for the request itself.
 func (q *question) placeholder(key string) (any, bool) {
+	switch key, ok := ourKey(key); {
+	case ok && key == "outcome":
+		return string(q.outcome), true
+	case ok && key == "held":
+		return seconds(q.held.Seconds()), true
+	}
+	return q.subject.placeholder(key)
+}
+
+// placeholder resolves those of our placeholders that do not speak of what becomes
+// of the request.
+func (s *subject) placeholder(key string) (any, bool) {
 	key, ok := ourKey(key)
 	if !ok {
 		return nil, false
 	}
 	switch key {
-	case "outcome":
-		return string(q.outcome), true
-	case "held":
-		return seconds(q.held.Seconds()), true
+	case "outcome", "held":
+		return "", true
 	}
 	if rest, ok := strings.CutPrefix(key, "request."); ok {
-		return q.ours(rest)
+		return s.ours(rest)
 	}
-	if q.state == nil {
+	if s.state == nil {
 		return "", isStateKey(key)
 	}
-	return q.h.ofState(q.state, key)
+	return s.h.ofState(s.state, key)
 }
 
 func seconds(s float64) string { return string(appendSeconds(nil, s)) }
@@ -96,17 +106,17 @@ func (h *Handler) ofState(s *state, key string) (any, bool) {
 }
 
 // ours resolves the placeholders that speak of the request's own body and query.
-func (q *question) ours(key string) (any, bool) {
+func (s *subject) ours(key string) (any, bool) {
 	if path, ok := strings.CutPrefix(key, "json."); ok {
-		return member(q.body, path), true
+		return member(s.body, path), true
 	}
 	if name, ok := strings.CutPrefix(key, "form."); ok {
-		form, _ := url.ParseQuery(string(q.body))
+		form, _ := url.ParseQuery(string(s.body))
 		return form.Get(name), true
 	}
 	if rest, ok := strings.CutPrefix(key, "query_json."); ok {
 		name, path, _ := strings.Cut(rest, ".")
-		return member([]byte(q.r.URL.Query().Get(name)), path), true
+		return member([]byte(s.r.URL.Query().Get(name)), path), true
 	}
 	return nil, false
 }

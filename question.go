@@ -19,20 +19,28 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 )
 
-// question is what one request asks: what it waits for, the version that it has,
-// how long it will wait, what else holds it.
-type question struct {
-	h       *Handler
-	r       *http.Request
-	repl    *caddy.Replacer
-	body    []byte
-	id      uint64
-	user    string // who was authenticated on the way to us
-	arrived time.Time
+// subject is what is asked about: what a request has in common with the checks that
+// are made on its behalf.
+type subject struct {
+	h    *Handler
+	r    *http.Request
+	body []byte
+	id   uint64
 
 	name      lot.Name
 	base      lot.Key    // what always tells resources apart
 	variation *variation // what the backend's Vary adds; nil if nothing
+
+	state *state // what it is answered with, or was looked at last
+}
+
+// question is what one request asks: what it waits for, the version that it has,
+// how long it will wait, what else holds it.
+type question struct {
+	subject
+	repl    *caddy.Replacer
+	user    string // who was authenticated on the way to us
+	arrived time.Time
 
 	limit   time.Duration // how long it may be parked; 0 is not at all
 	applied string        // the value of a Prefer: wait that is honoured
@@ -50,9 +58,8 @@ type question struct {
 	asked bool // the backend is asked because of it
 
 	parkedAt time.Time
-	draining bool   // its time is up because of a drain
-	refusal  error  // which bound it hit
-	state    *state // what it was answered with, or looked at last
+	draining bool  // its time is up because of a drain
+	refusal  error // which bound it hit
 	outcome  outcome
 	held     time.Duration
 }
@@ -88,7 +95,7 @@ func (e badWait) Error() string {
 // question makes what becomes of the request visible to logs.
 func (h *Handler) question(r *http.Request) *question {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	q := &question{h: h, r: r, repl: repl, arrived: time.Now()}
+	q := &question{subject: subject{h: h, r: r}, repl: repl, arrived: time.Now()}
 	repl.Map(q.placeholder)
 	return q
 }
@@ -397,9 +404,10 @@ func (q *question) recent(m *waiter, s *snapshot) bool {
 //go:noinline
 func (q *question) enter(m *waiter, s *snapshot, v verdict, w http.ResponseWriter, next caddyhttp.Handler) verdict {
 	if m.Watch() {
+		h, r := q.h, m.Resource // q is not the poller's to keep
 		var t *template
-		_ = apart(func() error { t = q.h.template(q, w, next); return nil })
-		go q.h.poll(m.Resource, t)
+		_ = apart(func() error { t = h.template(q, w, next); return nil })
+		m.Poll(func() { h.poll(r, t) })
 	}
 	q.asked = q.asked || m.First()
 	if v == ask {

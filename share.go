@@ -170,7 +170,7 @@ func (t *template) sharing(s *state) {
 		return
 	}
 	s.variation = v
-	s.varied = v.key(lot.Key{}, t.req.Header, t.q.id)
+	s.varied = v.key(lot.Key{}, t.r.Header, t.id)
 }
 
 // variationOf reads Vary and Cache-Control of an answer.
