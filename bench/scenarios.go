@@ -3,11 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -44,6 +40,7 @@ type trial struct {
 
 const (
 	memory   = "memory each"
+	live     = "memory each, after a collection"
 	idle     = "CPU, nobody there"
 	parkedAt = "CPU, all parked"
 	waitAsks = "backend requests, all parked"
@@ -86,7 +83,7 @@ var scenarios = []scenario{
 			return fmt.Sprintf("%d requests parked on as many resources, interval 60s", o.n)
 		},
 		without:  []string{"polling", "nchan", "pushpin"},
-		measures: parking,
+		measures: slices.Insert(slices.Clone(parking), 1, measure{live, "KiB", false}),
 		run: func(t trial) (values, error) {
 			t.spec.LongPoll = map[string]any{"interval": "60s", "max_resources": t.n + 100}
 			return park(t)
@@ -183,9 +180,7 @@ func (t trial) begin() (*subject, error) {
 	case "long_poll":
 		s.spec.Admin = freeAddr()
 	}
-	if t.profile != "" {
-		s.spec.Debug = freeAddr()
-	}
+	s.spec.Debug = freeAddr()
 	if t.subject != "floor" && t.subject != "net/http" {
 		s.spec.Backend = behind.Addr
 		if s.behind, err = child("backend", behind); err != nil {
@@ -359,6 +354,14 @@ func park(t trial) (values, error) {
 	if err := s.confirm(t.n, missing.Load(), bad.Load()); err != nil {
 		return nil, err
 	}
+	if t.scenario == "many" {
+		// What the first checks have left behind goes when the runtime likes: up to
+		// then it may be as much as all that is in use.
+		if _, err := call("POST", "http://"+s.spec.Debug+"/collect", ""); err != nil {
+			return nil, err
+		}
+		v[live] = (s.pss() - before) / float64(t.n)
+	}
 	stop := s.profiles()
 	resident := s.pss()
 	s.resetPeak()
@@ -438,210 +441,4 @@ func everySecond(n int, f func(i int)) (stop func()) {
 	return func() { close(done); ended.Wait() }
 }
 
-// churn has clients ask again at once while changes come: every so often, or, with
-// 0, whenever all have got the last.
-func churn(t trial, every time.Duration) (values, error) {
-	s, err := t.begin()
-	defer s.stop()
-	if err != nil {
-		return nil, err
-	}
-	first, err := s.warm()
-	if err != nil {
-		return nil, err
-	}
-	var delivered, errors, over, have atomic.Int64 // have: clients that have the current version
-	var current atomic.Int64
-	var failed atomic.Pointer[answer]
-	all := make(chan struct{}, 1)
-	got := make([]int64, t.churners) // each is written by one goroutine
-	polls := make([]poll, t.churners)
-	var c clients
-	c, err = s.connect(t.churners, func(i int, a answer) {
-		if a.status >= 500 {
-			errors.Add(1)
-			time.AfterFunc(backOff, func() { _ = c.ask(i, polls[i]) })
-			return
-		}
-		if a.status != 200 || a.version <= got[i] {
-			failed.Store(&a)
-			return
-		}
-		delivered.Add(1)
-		over.Add(a.version - got[i] - 1)
-		got[i] = a.version
-		polls[i] = poll{method: "GET", path: "/r", tag: a.tag, since: a.since}
-		if err := c.ask(i, polls[i]); err != nil {
-			failed.Store(&answer{})
-		}
-		if a.version == current.Load() && have.Add(1) == int64(t.churners) {
-			all <- struct{}{}
-		}
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer c.close()
-	for i := range t.churners {
-		got[i], polls[i] = s.version, first
-		if err := c.ask(i, first); err != nil {
-			return nil, err
-		}
-	}
-	s.settled()
-	stop := s.profiles()
-	cpu, began := s.cpu(), time.Now()
-	for stuck := false; !stuck && time.Since(began) < t.churn; {
-		have.Store(0)
-		current.Store(s.version + 1)
-		if err := s.change(); err != nil {
-			return nil, err
-		}
-		if every > 0 {
-			time.Sleep(every)
-			select {
-			case <-all:
-			default:
-			}
-			continue
-		}
-		select {
-		case <-all:
-		case <-time.After(10 * time.Second):
-			stuck = true // the table says how many have not got it
-		}
-	}
-	took := time.Since(began).Seconds()
-	v := values{rate: float64(delivered.Load()) / took, rateCPU: us(s.cpu()-cpu) / float64(delivered.Load())}
-	s.settled() // what is on its way arrives
-	stop()
-	if f := failed.Load(); f != nil {
-		return nil, fmt.Errorf("churning on %s: bad answer %+v", t.subject, *f)
-	}
-	v[errored], v[skipped], v[lost] = float64(errors.Load()), float64(over.Load()), 0
-	for _, n := range got {
-		if n != s.version {
-			v[lost]++
-		}
-	}
-	return v, nil
-}
-
-// pass has requests pass through that can not be parked. The same Caddy without
-// long_poll takes turns with it, a fraction of a second each: what they differ by is
-// less than a machine's moods.
-func pass(t trial) (values, error) {
-	without := t
-	without.subject = "polling" // it is nothing but reverse_proxy, and here nobody polls
-	pair := make([]*passing, 2)
-	for i, t := range []trial{t, without} {
-		p := new(passing)
-		var err error
-		p.subject, err = t.begin()
-		defer p.stop()
-		if err != nil {
-			return nil, err
-		}
-		if p.clients, err = p.connect(passers, p.heard); err != nil {
-			return nil, err
-		}
-		defer p.clients.close()
-		pair[i] = p
-	}
-	stop := pair[0].profiles()
-	for turn := range max(4, int(2*t.churn/passTurn)) {
-		p := pair[turn%2]
-		if turn < 2 {
-			p.turn() // connections to the backend are made
-			p.done.Store(0)
-			p.used, p.took = 0, 0
-		}
-		p.turn()
-	}
-	stop()
-	v := make(values)
-	for i, p := range pair {
-		if f := p.failed.Load(); f != nil {
-			return nil, fmt.Errorf("passing through %s: bad answer %+v", p.subject.subject, *f)
-		}
-		n := float64(p.done.Load())
-		v[[]string{passed, plainPassed}[i]] = n / p.took.Seconds()
-		v[[]string{passCPU, plainCPU}[i]] = us(p.used) / n
-	}
-	return v, nil
-}
-
-const passTurn = 250 * time.Millisecond
-
-// passing is a subject that requests pass through when it is its turn.
-type passing struct {
-	*subject
-	clients clients
-	on      atomic.Bool
-	flying  atomic.Int64 // requests
-	done    atomic.Int64
-	failed  atomic.Pointer[answer]
-	used    time.Duration // CPU
-	took    time.Duration
-}
-
-var passedOn = poll{method: "POST", path: "/pass"}
-
-func (p *passing) heard(i int, a answer) {
-	if a.status != 200 {
-		p.failed.Store(&a)
-	}
-	p.done.Add(1)
-	if !p.on.Load() || p.clients.ask(i, passedOn) != nil {
-		p.flying.Add(-1)
-	}
-}
-
-func (p *passing) turn() {
-	cpu, began := p.cpu(), time.Now()
-	p.on.Store(true)
-	p.flying.Store(passers)
-	for i := range passers {
-		if err := p.clients.ask(i, passedOn); err != nil {
-			p.failed.Store(&answer{})
-		}
-	}
-	time.Sleep(passTurn)
-	p.on.Store(false)
-	for deadline := time.Now().Add(10 * time.Second); p.flying.Load() > 0 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
-	p.took += time.Since(began)
-	p.used += p.cpu() - cpu
-}
-
 func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
-
-// profiles writes the heap profile of a subject now, if that is asked for, and its
-// CPU profile until stop is called.
-func (s *subject) profiles() (stop func()) {
-	if s.spec.Debug == "" {
-		return func() {}
-	}
-	save := func(what, file string) {
-		resp, err := http.Get("http://" + s.spec.Debug + what)
-		fatal(err)
-		defer resp.Body.Close()
-		f, err := os.Create(filepath.Join(s.profile, fmt.Sprintf("%s-%s.%s", filepath.Base(s.subject), s.scenario, file)))
-		fatal(err)
-		_, err = io.Copy(f, resp.Body)
-		fatal(err)
-		fatal(f.Close())
-	}
-	save("/stats", "json")
-	save("/debug/pprof/heap?gc=1", "heap")
-	save("/debug/pprof/goroutine", "goroutines")
-	var saved sync.WaitGroup
-	saved.Go(func() { save(fmt.Sprintf("/debug/pprof/profile?seconds=%d", max(2, int(s.churn.Seconds()))), "cpu") })
-	time.Sleep(100 * time.Millisecond) // it has begun
-	return func() {
-		saved.Wait()
-		save("/debug/pprof/allocs", "allocs")
-		save("/stats", "after.json")
-	}
-}

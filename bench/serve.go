@@ -4,8 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	_ "net/http/pprof" // on the default mux, which only -profile serves
+	_ "net/http/pprof" // on the default mux, which Debug serves
 	"runtime"
+	"runtime/debug"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,6 +19,7 @@ import (
 func init() {
 	caddy.RegisterModule(new(floor))
 	http.HandleFunc("/stats", runtimeStats)
+	http.HandleFunc("/collect", collect)
 }
 
 // spec is what a child process is told.
@@ -26,7 +28,7 @@ type spec struct {
 	Addr     string         // to listen on
 	Backend  string         // address
 	Admin    string         // address; empty for none
-	Debug    string         // address of pprof and of what the runtime says; empty for none
+	Debug    string         // address of pprof and of what the runtime says and does; empty for none
 	Blocking bool           // the backend long-polls by itself
 	Grip     bool           // the backend speaks to Pushpin
 	HTTP2    bool           // without TLS
@@ -171,6 +173,12 @@ func runtimeStats(w http.ResponseWriter, r *http.Request) {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	json.NewEncoder(w).Encode(held{runtime.NumGoroutine(), m.HeapAlloc, m.StackInuse})
+}
+
+// collect gives back what the runtime holds and does not need.
+func collect(http.ResponseWriter, *http.Request) {
+	runtime.GC() // twice, for what finalizers and pools let go
+	debug.FreeOSMemory()
 }
 
 // held is what a process holds on to.
