@@ -350,7 +350,7 @@ const maxMoves = 4
 //
 //go:noinline
 func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler) verdict {
-	done, drained := q.r.Context().Done(), q.h.lot.Drained()
+	done := q.r.Context().Done()
 	var timer *time.Timer
 	defer func() {
 		if timer != nil {
@@ -365,14 +365,17 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 		if v == ask || v == hold {
 			v = q.enter(m, s, v, w, next)
 		}
-		var awaited <-chan struct{}
+		var awaited, drained <-chan struct{}
 		switch v {
 		case ask:
-			awaited = s.Next()
+			awaited, drained = s.Next(), q.h.lot.Drained()
 		case hold:
-			awaited = s.Changed()
+			awaited = s.Changed() // which a drain closes too
 		default:
 			return v
+		}
+		if q.draining {
+			awaited, drained = nil, nil // nothing comes any more
 		}
 		if timer == nil {
 			timer = time.NewTimer(q.patience())
@@ -385,13 +388,15 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 			if !m.Parked() {
 				return through
 			}
-			drained, q.draining = nil, true
-			timer.Reset(q.h.drainDelay())
 		case <-timer.C:
 			if v := q.timeUp(m, m.Snapshot()); v != hold {
 				return v
 			}
 			timer.Reset(time.Until(q.arrived.Add(q.h.patience())))
+		}
+		if m.Parked() && !q.draining && q.h.lot.IsDrained() {
+			q.draining = true
+			timer.Reset(q.h.drainDelay())
 		}
 	}
 }

@@ -63,9 +63,7 @@ func BenchmarkPublish(b *testing.B) {
 					for {
 						s := w.Snapshot()
 						seen.Done()
-						select {
-						case <-s.Changed():
-						case <-l.Drained():
+						if <-s.Changed(); l.IsDrained() {
 							return
 						}
 					}

@@ -173,10 +173,10 @@ func (l *Lot[S]) Len() int {
 // Parked is how many requests are parked.
 func (l *Lot[S]) Parked() int { return int(l.parked.Load()) }
 
-// Drain ends the lot: nobody is parked from now on, Drained is closed, pollers
-// end, and what a check in flight reads is not published, since the handlers
-// behind a retired configuration may say anything. It reports how many were
-// parked, and whether this call was the first.
+// Drain ends the lot: nobody is parked from now on, Drained is closed, those who are
+// parked are woken, pollers end, and what a check in flight reads is not published,
+// since the handlers behind a retired configuration may say anything. It reports how
+// many were parked, and whether this call was the first.
 func (l *Lot[S]) Drain() (parked int, first bool) {
 	l.mu.Lock()
 	first = !l.draining
@@ -187,13 +187,20 @@ func (l *Lot[S]) Drain() (parked int, first bool) {
 		}
 	}
 	l.unlock()
+	if first {
+		for _, r := range l.Resources() {
+			r.drain()
+		}
+	}
 	return l.Parked(), first
 }
 
-// Drained is closed when the lot is drained.
+// Drained is closed when the lot is drained. Those who are parked need not wait for
+// it too: a drain closes Changed of their snapshots.
 func (l *Lot[S]) Drained() <-chan struct{} { return l.drained }
 
-func (l *Lot[S]) isDrained() bool {
+// IsDrained reports whether the lot is drained.
+func (l *Lot[S]) IsDrained() bool {
 	select {
 	case <-l.drained:
 		return true

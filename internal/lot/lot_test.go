@@ -938,8 +938,8 @@ func TestDrain(t *testing.T) {
 		if n, first := l.Drain(); n != 1 || first {
 			t.Errorf("%d were parked, first %v", n, first)
 		}
-		if !closed(l.Drained()) || closed(parked.Snapshot().Changed()) {
-			t.Error("not drained, or drained by a change")
+		if !closed(l.Drained()) || !closed(parked.Snapshot().Changed()) || closed(parked.Snapshot().Next()) {
+			t.Error("not drained, or by the end of a check")
 		}
 		if parked.Begin() {
 			t.Error("a check begins")

@@ -17,13 +17,14 @@ type Snapshot[S any] struct {
 	good    uint64        // the number of the last good check
 	last    uint64        // the number of the last check, good or not
 	next    chan struct{} // closed when another check has ended
-	changed chan struct{} // closed when a check has found something else; all snapshots until then share it
+	changed chan struct{} // closed when a check has found something else, or by a drain; all snapshots until then share it
 }
 
 // Next is closed when another check has ended.
 func (s *Snapshot[S]) Next() <-chan struct{} { return s.next }
 
-// Changed is closed when a check has found something else.
+// Changed is closed when a check has found something else, or, where somebody is
+// parked, when the lot is drained.
 func (s *Snapshot[S]) Changed() <-chan struct{} { return s.changed }
 
 // Known reports whether a check was ever good.
@@ -161,7 +162,7 @@ func (r *Resource[S]) turns() bool {
 	switch {
 	case r.turning:
 		return false
-	case r.waiters == 0 || r.lot.isDrained():
+	case r.waiters == 0 || r.lot.IsDrained():
 		r.polling, r.check = false, nil
 		if r.timer != nil {
 			r.timer.Stop()
@@ -195,7 +196,7 @@ func (r *Resource[S]) turns() bool {
 func (r *Resource[S]) Begin() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.waiters == 0 || r.lot.isDrained() {
+	if r.waiters == 0 || r.lot.IsDrained() {
 		return false
 	}
 	r.wanted, r.checking, r.needBy = false, true, time.Time{}
@@ -225,7 +226,7 @@ func (r *Resource[S]) end(s *Snapshot[S], changed bool, due time.Time) {
 	r.mu.Lock()
 	r.checking = false
 	r.due = due
-	if r.lot.isDrained() {
+	if r.lot.IsDrained() {
 		r.mu.Unlock()
 		return
 	}
@@ -241,6 +242,14 @@ func (r *Resource[S]) end(s *Snapshot[S], changed bool, due time.Time) {
 	if changed {
 		close(old.changed)
 	}
+}
+
+// drain wakes those who are parked, once the lot is drained: from then on end
+// publishes nothing.
+func (r *Resource[S]) drain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.snapshot.Load().changed)
 }
 
 // Waiter is the membership of one request in one resource.

@@ -117,6 +117,7 @@ type client struct {
 	w        Waiter[int]
 	s        *Snapshot[int]  // what it looked at last
 	awaited  <-chan struct{} // what it waits for because of that
+	drained  <-chan struct{} // and what else, where that does not tell of a drain
 	spurious bool            // it was woken without anything new
 }
 
@@ -159,13 +160,13 @@ func (c *client) enter(v verdict) verdict {
 		c.start(c.w.Resource)
 	}
 	if v == ask {
-		c.awaited = c.s.Next()
+		c.awaited, c.drained = c.s.Next(), c.l.Drained()
 		if !c.w.Parked() || !c.s.Failed() {
 			c.w.Want(c.s)
 		}
 		return hold
 	}
-	c.awaited = c.s.Changed()
+	c.awaited, c.drained = c.s.Changed(), nil
 	switch c.w.Park(c.who) {
 	case nil:
 		return hold
@@ -180,13 +181,16 @@ func (c *client) pause(gone <-chan struct{}) verdict {
 	select {
 	case <-c.awaited:
 		now := c.w.Snapshot()
+		if c.l.IsDrained() && c.drained == nil && now.State == c.s.State {
+			return drained
+		}
 		if now == c.s || c.awaited == c.s.Changed() && now.State == c.s.State {
 			c.spurious = true
 		}
 		return hold
 	case <-gone:
 		return left
-	case <-c.l.Drained():
+	case <-c.drained:
 		return drained
 	}
 }
@@ -361,7 +365,7 @@ func (sc scene) act(t *testing.T) {
 			if b.checking() {
 				turns = 1
 			}
-			if n, got := b.turns.Load(), polling(r); n != turns || got != (turns > 0 || waiters > 0 && !l.isDrained()) {
+			if n, got := b.turns.Load(), polling(r); n != turns || got != (turns > 0 || waiters > 0 && !l.IsDrained()) {
 				t.Errorf("%+v: polling %v, and %d turns, at %d; want %d", sc, got, n, ms, turns)
 			}
 			if there := sc.present(ms); waiters != there || ms > 100 && l.Parked() != there {
@@ -702,7 +706,7 @@ func (m *model) poll(c *client, gone <-chan struct{}) verdict {
 		m.t.Error("a client was woken without anything new")
 	case v == changed && (c.s.State == c.has || c.s.State < least):
 		m.t.Errorf("a client that has %d came at %d, and was told %d", c.has, least, c.s.State)
-	case v == drained && !m.lot.isDrained():
+	case v == drained && !m.lot.IsDrained():
 		m.t.Error("a client was drained without a drain")
 	}
 	if v == changed {
