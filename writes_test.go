@@ -265,6 +265,32 @@ func TestWriteOnBothSidesOfARewrite(t *testing.T) {
 	})(t)
 }
 
+// A write that fails may be tried again by an error route, with the same request.
+func TestWriteThatIsTriedAgain(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, patient+"wake writes")
+		s.get("/orders", has("1")).mustWait()
+		var tries []caddyhttp.HandlerFunc
+		for _, first := range []caddyhttp.HandlerFunc{
+			reply(http.StatusBadGateway, ""),
+			func(http.ResponseWriter, *http.Request) error { return caddyhttp.Error(http.StatusBadGateway, nil) },
+		} {
+			tries = append(tries, func(w http.ResponseWriter, r *http.Request) error {
+				_ = seen(first)(w, r)
+				return seen(silent)(w, r)
+			})
+		}
+		for _, try := range tries {
+			w, r := newResponse(), newRequest(http.MethodPost, "/orders", "")
+			s.wantsChecks("/orders", func() {
+				if err := try(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s.server)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})(t)
+}
+
 // A poll by POST looks like a write, and so do its checks. If they were, each check
 // would wake what it has just looked at.
 func TestPollByPostIsNoWrite(t *testing.T) {
