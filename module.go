@@ -374,7 +374,7 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 		default:
 			return v
 		}
-		if q.draining {
+		if q.draining && m.Parked() {
 			awaited, drained = nil, nil // nothing comes any more
 		}
 		if timer == nil {
