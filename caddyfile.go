@@ -26,9 +26,9 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("long_poll", httpcaddyfile.Before, "encode")
 }
 
-// parseCaddyfile makes a route of the directive. Where that has both a matcher and
-// `wake writes` it makes one more that has none: a long_poll that matches reads only
-// is to learn of writes too.
+// parseCaddyfile makes a route of the directive, and with `wake writes` one more that
+// no matcher restricts, unless the first does so for itself: a long_poll that matches
+// reads only is to learn of writes too.
 func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	if !h.Next() { // consume directive name
 		return nil, h.ArgErr()
@@ -42,7 +42,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		return nil, err
 	}
 	routes := h.NewRoute(matcherSet, handler)
-	if handler.wakesOnWrites() && matcherSet != nil {
+	if handler.wakesOnWrites() && (matcherSet != nil || handler.Shadow) {
 		routes = append(routes, h.NewRoute(nil, new(WritesHandler))...)
 	}
 	return routes, nil

@@ -81,7 +81,7 @@ func (*WritesHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next cad
 }
 
 // seenVar says of a request that it is no write, by true (a poll by POST), or at
-// which path it is seen already.
+// which path it was seen already.
 const seenVar = "long_poll.seen"
 
 // isWrite reports whether a request may change something.
@@ -98,57 +98,40 @@ func isWrite(method string) bool {
 //go:noinline
 func seeWrite(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	switch seen := caddyhttp.GetVar(r.Context(), seenVar); {
-	case server == nil, seen == true, seen == r.URL.Path, isCheck(w):
+	if server == nil {
 		return next.ServeHTTP(w, r)
 	}
-	caddyhttp.SetVar(r.Context(), seenVar, r.URL.Path)
+	if rec, ok := w.(*writeRecorder); ok && rec.at.Path == r.URL.Path {
+		rec.list(server, r) // nothing is between it and us but what may set placeholders
+		return next.ServeHTTP(w, r)
+	}
+	if caddyhttp.GetVar(r.Context(), seenVar) != nil || isCheck(w) {
+		return next.ServeHTTP(w, r)
+	}
 	// Looked up before anybody behind us rewrites the path.
-	write := write{host: strings.ToLower(r.Host), at: *r.URL}
+	rec := &writeRecorder{
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		host:                  strings.ToLower(r.Host),
+		at:                    *r.URL,
+	}
 	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
 		if prefix, ok := strings.CutSuffix(orig.URL.Path, r.URL.Path); ok {
-			write.prefix = prefix
+			rec.prefix = prefix
 		}
 	}
-	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	// By their text, since a reload may come before the answer does: the new
-	// configuration lists the same ones as a rule.
-	var listed map[string]string
-	for h := range live.on(server.Name()) {
-		for _, ws := range h.writes {
-			for _, path := range ws.Paths {
-				if listed == nil {
-					listed = make(map[string]string)
-				}
-				listed[path] = repl.ReplaceAll(path, "")
-			}
-		}
-	}
-	rec := &writeRecorder{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}}
+	rec.list(server, r)
 	// Deferred, for whoever hangs up in the middle of the answer has written all the
 	// same: reverse_proxy panics then.
 	defer func() {
-		if caddyhttp.GetVar(r.Context(), seenVar) == true {
-			return
-		}
 		if err != nil || rec.status < 200 || rec.status >= 400 {
-			caddyhttp.SetVar(r.Context(), seenVar, nil) // error routes may try again
 			return
 		}
-		var known bool
-		for h := range live.on(server.Name()) {
-			known = known || len(h.writes) > 0 && h.lot.Len() > 0
+		switch caddyhttp.GetVar(r.Context(), seenVar) {
+		case true, rec.at.Path:
+			return
 		}
-		if !known {
-			return // who comes now has not been told anything yet
-		}
-		// The writer is not to wait until ten thousand resources are marked.
-		go func() {
-			paths := write.paths(rec.locations)
-			for h := range live.on(server.Name()) {
-				h.wakeWritten(write.host, paths, listed)
-			}
-		}()
+		caddyhttp.SetVar(r.Context(), seenVar, rec.at.Path)
+		rec.wake(server)
 	}()
 	err = next.ServeHTTP(rec, r)
 	if rec.status == 0 {
@@ -170,30 +153,6 @@ func isCheck(w http.ResponseWriter) bool {
 			return false
 		}
 	}
-}
-
-// write is where a write went to.
-type write struct {
-	host   string
-	at     url.URL
-	prefix string // of the path, that was stripped on the way to us
-}
-
-// paths are those that a write has changed, as far as its answer tells.
-func (wr *write) paths(locations []string) []string {
-	paths := []string{wr.at.Path}
-	for _, text := range locations {
-		u, err := wr.at.Parse(text)
-		if err != nil || u.Opaque != "" {
-			continue
-		}
-		paths = append(paths, u.Path)
-		// The backend may speak of the path that the client has used.
-		if rest, ok := strings.CutPrefix(u.Path, wr.prefix); ok && wr.prefix != "" {
-			paths = append(paths, rest)
-		}
-	}
-	return paths
 }
 
 // wakeWritten wakes the resources at the paths, and at those listed for the
@@ -225,11 +184,33 @@ func (h *Handler) wakeWritten(host string, paths []string, listed map[string]str
 	}
 }
 
-// writeRecorder notes what an answer says of a write, and keeps nothing back.
+// writeRecorder notes where a write went to, and what its answer says of it. It keeps
+// nothing back.
 type writeRecorder struct {
 	caddyhttp.ResponseWriterWrapper
-	status    int      // 0 before the final status
-	locations []string // as the backend says them: handlers in front of us may rewrite them
+	host      string
+	at        url.URL
+	prefix    string            // of the path, that was stripped on the way to us
+	listed    map[string]string // the listed paths, by their text
+	status    int               // 0 before the final status
+	locations []string          // as the backend says them: handlers in front of us may rewrite them
+}
+
+// list notes the listed paths as they are for this write. By their text, since a
+// reload may come before the answer does: the new configuration lists the same ones
+// as a rule.
+func (w *writeRecorder) list(server *caddyhttp.Server, r *http.Request) {
+	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	for h := range live.on(server.Name()) {
+		for _, ws := range h.writes {
+			for _, path := range ws.Paths {
+				if w.listed == nil {
+					w.listed = make(map[string]string)
+				}
+				w.listed[path] = repl.ReplaceAll(path, "")
+			}
+		}
+	}
 }
 
 func (w *writeRecorder) WriteHeader(status int) {
@@ -247,6 +228,42 @@ func (w *writeRecorder) note(status int) {
 			w.locations = append(w.locations, text)
 		}
 	}
+}
+
+// wake wakes what was changed, on all handlers of the server.
+func (w *writeRecorder) wake(server *caddyhttp.Server) {
+	var known bool
+	for h := range live.on(server.Name()) {
+		known = known || len(h.writes) > 0 && !h.lot.Empty()
+	}
+	if !known {
+		return // who comes now has not been told anything yet
+	}
+	// The writer is not to wait until ten thousand resources are marked, and its
+	// request is not ours any more then.
+	host, paths, listed := w.host, w.paths(), w.listed
+	go func() {
+		for h := range live.on(server.Name()) {
+			h.wakeWritten(host, paths, listed)
+		}
+	}()
+}
+
+// paths are those that a write has changed, as far as its answer tells.
+func (w *writeRecorder) paths() []string {
+	paths := []string{w.at.Path}
+	for _, text := range w.locations {
+		u, err := w.at.Parse(text)
+		if err != nil || u.Opaque != "" {
+			continue
+		}
+		paths = append(paths, u.Path)
+		// The backend may speak of the path that the client has used.
+		if rest, ok := strings.CutPrefix(u.Path, w.prefix); ok && w.prefix != "" {
+			paths = append(paths, rest)
+		}
+	}
+	return paths
 }
 
 // Interface guards

@@ -265,6 +265,77 @@ func TestWriteOnBothSidesOfARewrite(t *testing.T) {
 	})(t)
 }
 
+// What a listed path depends on may be set, and the answer changed, between two of
+// those that look: what the one knows that is nearest to the backend counts.
+func TestWriteBetween(t *testing.T) {
+	created := seen(reply(http.StatusCreated, "", "Location: /orders/42"))
+	for name, test := range map[string]struct {
+		between caddyhttp.HandlerFunc
+		want    string
+	}{
+		"a placeholder is set": {func(w http.ResponseWriter, r *http.Request) error {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("list", "lists")
+			return created(w, r)
+		}, "/orders /orders/42 /lists"},
+		"the answer is changed": {func(w http.ResponseWriter, r *http.Request) error {
+			return created(relocated{w}, r)
+		}, "/orders /orders/42"},
+		"an error is made of it": {func(_ http.ResponseWriter, r *http.Request) error {
+			_ = created(newResponse(), r)
+			return caddyhttp.Error(http.StatusInternalServerError, nil)
+		}, "/orders /orders/42"},
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			s := newSite(t, patient+"wake writes /{list}")
+			for _, path := range []string{"/lists", "/orders", "/orders/42"} {
+				s.get(path, has("1")).mustWait()
+			}
+			s.wantsChecks(test.want, func() { _, _ = s.pass(http.MethodPost, "/orders", test.between) })
+		}))
+	}
+}
+
+// relocated sends its client elsewhere.
+type relocated struct{ http.ResponseWriter }
+
+func (w relocated) WriteHeader(status int) {
+	w.Header().Set("Location", "/public/42")
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// TestWriteToWhatHasNoKey: of two resources that turn out to be the same, one is found
+// by its path only, and it may be the last that is left.
+func TestWriteToWhatHasNoKey(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, patient+"linger 1s\nwake writes")
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			var takes time.Duration
+			if r.Header.Get("X-Slow") != "" {
+				takes = 2 * time.Second
+			}
+			return slowly(takes, tagged("1", "Vary: X-Tenant"))(w, r)
+		})
+		slow := s.get("/orders", has("1"), "X-Tenant: t", "X-Slow: yes")
+		settle(time.Second / 2)
+		teaches := s.get("/orders?page=2", has("1"), "X-Tenant: t")
+		settle(time.Second / 2)
+		first := s.get("/orders", has("1"), "X-Tenant: t")
+		settle(3 * time.Second)
+		teaches.leave()
+		first.leave()
+		settle(3 * time.Second)
+		slow.mustWait()
+		if s.lot.Len() != 0 || s.lot.Parked() != 1 {
+			t.Fatalf("%d resources have keys, %d requests are parked", s.lot.Len(), s.lot.Parked())
+		}
+		s.wantsChecks("/orders", func() {
+			if _, err := s.pass(http.MethodPost, "/orders", silent); err != nil {
+				t.Error(err)
+			}
+		})
+	})(t)
+}
+
 // A write that fails may be tried again by an error route, with the same request.
 func TestWriteThatIsTriedAgain(t *testing.T) {
 	virtual(func(t *testing.T) {

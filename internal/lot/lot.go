@@ -170,6 +170,14 @@ func (l *Lot[S]) Len() int {
 	return len(l.resources)
 }
 
+// Empty reports whether Wake can find nothing. Len does not say so: a resource whose
+// key was taken has none, but a path.
+func (l *Lot[S]) Empty() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.byPath) == 0
+}
+
 // Parked is how many requests are parked.
 func (l *Lot[S]) Parked() int { return int(l.parked.Load()) }
 
