@@ -183,11 +183,23 @@ type loan struct {
 func (h *Handler) lend(repl *caddy.Replacer) *loan {
 	l := &loan{h: h, repl: repl, values: make(map[string]any)}
 	for _, key := range h.asked.list() {
-		if v, ok := repl.Get(key); ok {
+		if v, ok := l.find(key); ok {
 			l.values[key] = v
 		}
 	}
 	return l
+}
+
+// find asks the client's replacer. Others wait for the check that this is for: who
+// panics there has said nothing.
+func (l *loan) find(key string) (v any, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.h.logger.Error("a placeholder panicked", zap.String("placeholder", key), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			v, ok = nil, false
+		}
+	}()
+	return l.repl.Get(key)
 }
 
 // end takes the client's replacer back.
@@ -224,7 +236,7 @@ func (l *loan) get(key string) (any, bool) {
 	if l.repl == nil {
 		return nil, false
 	}
-	v, ok := l.repl.Get(key)
+	v, ok := l.find(key)
 	if ok {
 		l.values[key] = v
 		l.h.asked.add(key)

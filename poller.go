@@ -3,6 +3,7 @@ package longpoll
 import (
 	"math/rand/v2"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -168,6 +169,11 @@ func (h *Handler) watch(r *resource, t *template) {
 	if len(h.wakers) == 0 || !r.Once() {
 		return
 	}
+	defer func() { // nobody else would: what panics is a waker, or a placeholder in its name
+		if p := recover(); p != nil {
+			h.logger.Error("a waker panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+		}
+	}()
 	for _, w := range h.wakers {
 		woken := h.metrics.wakes.WithLabelValues(w.source)
 		r.OnForget(w.Watch(t.replacer(nil), func() {

@@ -114,3 +114,49 @@ func TestShortAnswer(t *testing.T) {
 		s.send(newRequest("HEAD", "/", "")).wants("200 answered")
 	})(t)
 }
+
+// A placeholder of another module that panics while a check is prepared is unset for
+// that, and neither ends the process nor the checks of all others.
+func TestPlaceholderThatPanics(t *testing.T) {
+	t.Run("for a check", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"linger 0s\nsince {query.v}\nstrip_query v\nversion {test.v}{lp.status}")
+		s.before = func(_ http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(key string) (any, bool) {
+				if key == "test.v" && r.Header.Get("X-Bad") != "" {
+					time.Sleep(time.Second) // others come meanwhile
+					panic("no such thing")
+				}
+				return "", key == "test.v"
+			})
+		}
+		c := s.get("/") // from now on the placeholder is known to be asked for
+		settle(time.Second)
+		c.wants("200 answered state 1")
+		bad := s.get("/?v=200", "X-Bad: yes")
+		settle(time.Second / 2)
+		c = s.get("/?v=200")
+		settle(5 * time.Second)
+		bad.mustWait()
+		c.mustWait()
+		s.backend.say(reply(http.StatusCreated, "new"))
+		bad.wants("201 changed new")
+		c.wants("201 changed new")
+	}))
+
+	t.Run("for a waker", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"wake spy")
+		s.before = func(_ http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(key string) (any, bool) {
+				if key == "tenant" {
+					panic("no such thing")
+				}
+				return nil, false
+			})
+		}
+		c := s.get("/", has("1"))
+		settle(5 * time.Second)
+		c.mustWait()
+		s.backend.say(tagged("2"))
+		c.wants("200 changed state 2")
+	}))
+}
