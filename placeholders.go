@@ -48,8 +48,10 @@ func (s *subject) placeholder(key string) (any, bool) {
 		return nil, false
 	}
 	switch key {
-	case "outcome", "held":
+	case "outcome":
 		return "", true
+	case "held":
+		return seconds(0), true
 	}
 	if rest, ok := strings.CutPrefix(key, "request."); ok {
 		return s.ours(rest)

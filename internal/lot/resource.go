@@ -54,7 +54,7 @@ type Resource[S any] struct {
 	waiters  int         // members who wait for a check or a change
 	polling  bool        // there is a poller, or somebody is about to make one
 	check    func()      // the poller's; nil where there is none
-	timer    *time.Timer // the poller's, while it pauses
+	timer    *time.Timer // the poller's; stopped where there is none
 	turning  bool        // check is being called
 	checking bool        // a check is in flight
 	wanted   bool        // a wake-up came: a check is to begin at once
