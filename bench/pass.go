@@ -7,14 +7,16 @@ import (
 )
 
 // pass has requests pass through that can not be parked. The same Caddy without
-// long_poll takes turns with it, a fraction of a second each: what they differ by is
-// less than a machine's moods.
+// long_poll, and with a handler that does nothing in its place, take turns with it, a
+// fraction of a second each: what they differ by is less than a machine's moods.
 func pass(t trial) (values, error) {
-	without := t
-	without.subject = "polling" // it is nothing but reverse_proxy, and here nobody polls
-	pair := make([]*passing, 2)
-	for i, t := range []trial{t, without} {
-		p := new(passing)
+	var all []*passing
+	for _, p := range []*passing{
+		{rate: passed, cpu: passCPU, as: t.subject},
+		{rate: plainPassed, cpu: plainCPU, as: "polling"}, // which is nothing but reverse_proxy, and here nobody polls
+		{rate: nothingPassed, cpu: nothingCPU, as: "nothing"},
+	} {
+		t.subject = p.as
 		var err error
 		p.subject, err = t.begin()
 		defer p.stop()
@@ -25,12 +27,12 @@ func pass(t trial) (values, error) {
 			return nil, err
 		}
 		defer p.clients.close()
-		pair[i] = p
+		all = append(all, p)
 	}
-	stop := pair[0].profiles()
-	for turn := range max(4, int(2*t.churn/passTurn)) {
-		p := pair[turn%2]
-		if turn < 2 {
+	stop := all[0].profiles()
+	for turn := range len(all) * max(2, int(t.churn/passTurn)) {
+		p := all[turn%len(all)]
+		if turn < len(all) {
 			p.turn() // connections to the backend are made
 			p.done.Store(0)
 			p.used, p.took = 0, 0
@@ -39,13 +41,12 @@ func pass(t trial) (values, error) {
 	}
 	stop()
 	v := make(values)
-	for i, p := range pair {
+	for _, p := range all {
 		if f := p.failed.Load(); f != nil {
-			return nil, fmt.Errorf("passing through %s: bad answer %+v", p.subject.subject, *f)
+			return nil, fmt.Errorf("passing through %s: bad answer %+v", p.as, *f)
 		}
 		n := float64(p.done.Load())
-		v[[]string{passed, plainPassed}[i]] = n / p.took.Seconds()
-		v[[]string{passCPU, plainCPU}[i]] = us(p.used) / n
+		v[p.rate], v[p.cpu] = n/p.took.Seconds(), us(p.used)/n
 	}
 	return v, nil
 }
@@ -55,13 +56,14 @@ const passTurn = 250 * time.Millisecond
 // passing is a subject that requests pass through when it is its turn.
 type passing struct {
 	*subject
-	clients clients
-	on      atomic.Bool
-	flying  atomic.Int64 // requests
-	done    atomic.Int64
-	failed  atomic.Pointer[answer]
-	used    time.Duration // CPU
-	took    time.Duration
+	as, rate, cpu string // the name of the subject, and of its measures
+	clients       clients
+	on            atomic.Bool
+	flying        atomic.Int64 // requests
+	done          atomic.Int64
+	failed        atomic.Pointer[answer]
+	used          time.Duration // CPU
+	took          time.Duration
 }
 
 var passedOn = poll{method: "POST", path: "/pass"}
@@ -77,7 +79,7 @@ func (p *passing) heard(i int, a answer) {
 }
 
 func (p *passing) turn() {
-	cpu, began := p.cpu(), time.Now()
+	cpu, began := p.process.cpu(), time.Now()
 	p.on.Store(true)
 	p.flying.Store(passers)
 	for i := range passers {
@@ -91,5 +93,5 @@ func (p *passing) turn() {
 		time.Sleep(time.Millisecond)
 	}
 	p.took += time.Since(began)
-	p.used += p.cpu() - cpu
+	p.used += p.process.cpu() - cpu
 }

@@ -61,7 +61,11 @@ const (
 
 	plainPassed = "requests without long_poll"
 	plainCPU    = "CPU per request without long_poll"
-	growth      = "peak memory growth"
+
+	nothingPassed = "requests past a handler that does nothing"
+	nothingCPU    = "CPU per request past that"
+
+	growth = "peak memory growth"
 )
 
 var parking = []measure{
@@ -69,7 +73,10 @@ var parking = []measure{
 	{p50, "ms", false}, {p99, "ms", false}, {last, "ms", false}, {freeCPU, "us", false}, {freeAsks, "", false}, {errored, "", false}, {lost, "", false},
 }
 
-var passMeasures = []measure{{passed, "1/s", true}, {plainPassed, "1/s", true}, {passCPU, "us", false}, {plainCPU, "us", false}}
+var passMeasures = []measure{
+	{passed, "1/s", true}, {plainPassed, "1/s", true}, {nothingPassed, "1/s", true},
+	{passCPU, "us", false}, {plainCPU, "us", false}, {nothingCPU, "us", false},
+}
 
 var scenarios = []scenario{
 	{

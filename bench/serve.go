@@ -18,6 +18,7 @@ import (
 
 func init() {
 	caddy.RegisterModule(new(floor))
+	caddy.RegisterModule(new(nothing))
 	http.HandleFunc("/stats", runtimeStats)
 	http.HandleFunc("/collect", collect)
 }
@@ -155,6 +156,17 @@ func (*floor) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Hand
 	return nil
 }
 
+// nothing is a Caddy handler that does nothing: what one more in the chain costs.
+type nothing struct{}
+
+func (*nothing) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.bench_nothing", New: func() caddy.Module { return new(nothing) }}
+}
+
+func (*nothing) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	return next.ServeHTTP(w, r)
+}
+
 // prepare does what all children have in common.
 func (s spec) prepare() {
 	if s.Size > 0 {
@@ -242,8 +254,10 @@ func (s spec) config() ([]byte, error) {
 		chain = []any{map[string]any{"handler": "bench_floor"}}
 	case "reverse_proxy", "polling":
 		chain = []any{proxy}
+	case "nothing":
+		chain = []any{map[string]any{"handler": "bench_nothing"}, proxy}
 	default:
-		return nil, fmt.Errorf("serving %q: expected long_poll, floor, reverse_proxy, polling or net/http", s.Subject)
+		return nil, fmt.Errorf("serving %q: expected long_poll, floor, reverse_proxy, polling, nothing or net/http", s.Subject)
 	}
 	admin := map[string]any{"disabled": true}
 	if s.Admin != "" {
