@@ -190,12 +190,11 @@ func (h *Handler) lend(repl *caddy.Replacer) *loan {
 	return l
 }
 
-// find asks the client's replacer. Others wait for the check that this is for: who
-// panics there has said nothing.
+// find asks the client's replacer for what a check may ask for. Who panics there does
+// so when the check asks, which that survives: here all others would be left without.
 func (l *loan) find(key string) (v any, ok bool) {
 	defer func() {
-		if p := recover(); p != nil {
-			l.h.logger.Error("a placeholder panicked", zap.String("placeholder", key), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+		if recover() != nil {
 			v, ok = nil, false
 		}
 	}()
@@ -236,7 +235,7 @@ func (l *loan) get(key string) (any, bool) {
 	if l.repl == nil {
 		return nil, false
 	}
-	v, ok := l.find(key)
+	v, ok := l.repl.Get(key)
 	if ok {
 		l.values[key] = v
 		l.h.asked.add(key)
