@@ -211,20 +211,12 @@ func (s *site) up() bool {
 // metric is the value of one of our metrics.
 func (s *site) metric(name string) int {
 	s.t.Helper()
-	resp, err := http.Get(s.admin + "/metrics")
-	if err != nil {
-		s.t.Fatalf("reading metrics: %v", err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatalf("reading metrics: %v", err)
-	}
-	found := regexp.MustCompile(`(?m)^caddy_long_poll_` + regexp.QuoteMeta(name) + ` (\d+)$`).FindSubmatch(text)
+	text := s.ask(http.MethodGet, "/metrics", "", "")
+	found := regexp.MustCompile(`(?m)^caddy_long_poll_` + regexp.QuoteMeta(name) + ` (\d+)$`).FindStringSubmatch(text)
 	if found == nil {
 		s.t.Fatalf("there is no metric %s", name)
 	}
-	n, _ := strconv.Atoi(string(found[1]))
+	n, _ := strconv.Atoi(found[1])
 	return n
 }
 
@@ -247,30 +239,40 @@ func (s *site) reload() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.post("/load", "text/caddyfile", string(config))
+	s.ask(http.MethodPost, "/load", "text/caddyfile", string(config))
 }
 
 // wake has everything checked that somebody waits for.
 func (s *site) wake() {
 	s.t.Helper()
-	s.post("/long_poll/wake", "application/json", `{"prefix": "/"}`)
+	s.ask(http.MethodPost, "/long_poll/wake", "application/json", `{"prefix": "/"}`)
 }
 
-func (s *site) post(path, kind, body string) {
+// ask asks the admin endpoint. A reload puts a new one in its place, which resets the
+// connections that come in that instant; all that is asked may be asked again.
+func (s *site) ask(method, path, kind, body string) string {
 	s.t.Helper()
-	req, err := http.NewRequest(http.MethodPost, s.admin+path, strings.NewReader(body))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", kind)
-	req.Header.Set("Cache-Control", "must-revalidate") // load it though it is the same
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		s.t.Fatalf("asking the admin endpoint for %s: %v", path, err)
-	}
-	defer resp.Body.Close()
-	if text, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
-		s.t.Fatalf("the admin endpoint answers %s with %d: %s", path, resp.StatusCode, text)
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		req, err := http.NewRequest(method, s.admin+path, strings.NewReader(body))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", kind)
+		req.Header.Set("Cache-Control", "must-revalidate") // load it though it is the same
+		resp, err := http.DefaultClient.Do(req)
+		var text []byte
+		if err == nil {
+			text, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		switch {
+		case err == nil && resp.StatusCode == http.StatusOK:
+			return string(text)
+		case err == nil:
+			s.t.Fatalf("the admin endpoint answers %s with %d: %s", path, resp.StatusCode, text)
+		case time.Now().After(deadline):
+			s.t.Fatalf("asking the admin endpoint for %s: %v", path, err)
+		}
 	}
 }
 
