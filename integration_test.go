@@ -123,7 +123,7 @@ func adminClient(t *testing.T, socket string) *http.Client {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: deadline}
+	return &http.Client{Transport: stubborn{transport}, Timeout: deadline}
 }
 
 // shortTempDir is like t.TempDir, but its path can be that of a socket.
