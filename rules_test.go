@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -134,6 +135,29 @@ func TestRule1OneCheckForAll(t *testing.T) {
 		}
 		if _, most := s.backend.inFlight(); most != 3 {
 			t.Errorf("got %d checks at once; want 3", most)
+		}
+	}))
+
+	t.Run("max_checks in turn", virtual(func(t *testing.T) {
+		// All are due again before a third of them could be checked: none is passed over.
+		const resources = 100
+		s := newSite(t, "hold 10m 0%\ninterval 1s\nmax_checks 3")
+		s.backend.say(slowly(time.Second, tagged("1")))
+		var all []*client
+		for i := range resources {
+			all = append(all, s.get(fmt.Sprint("/", i), has("1")))
+		}
+		settle(10 * resources / 3 * time.Second)
+		checks := make(map[string]int)
+		for _, e := range s.backend.exchanges() {
+			checks[e.uri]++
+		}
+		least, most := slices.Min(slices.Collect(maps.Values(checks))), slices.Max(slices.Collect(maps.Values(checks)))
+		if len(checks) != resources || least < 9 || most > 11 {
+			t.Errorf("%d of %d resources were checked, between %d and %d times each; want about 10", len(checks), resources, least, most)
+		}
+		for _, c := range all {
+			c.mustWait()
 		}
 	}))
 
