@@ -1,6 +1,7 @@
 package longpoll
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -368,3 +369,14 @@ func asSize(arg string) (int64, error) {
 
 // Interface guard
 var _ caddyfile.Unmarshaler = (*Handler)(nil)
+
+// wakesOnWrites reports whether a `wake writes` is configured. It looks at the raw
+// configuration, since a Caddyfile is adapted without provisioning anything.
+func (h *Handler) wakesOnWrites() bool {
+	return slices.ContainsFunc(h.WakeRaw, func(raw json.RawMessage) bool {
+		var guest struct {
+			Waker string `json:"waker"`
+		}
+		return json.Unmarshal(raw, &guest) == nil && guest.Waker == "writes"
+	})
+}

@@ -16,20 +16,29 @@
 package longpoll
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/reply"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/shadow"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/wake"
+	_ "github.com/caddy-longpoll/caddy-longpoll/redis" // so that one --with is enough
 )
 
 func init() {
@@ -169,61 +178,35 @@ type Handler struct {
 	// Park nobody and change nothing, but count what it would have saved.
 	Shadow bool `json:"shadow,omitempty"`
 
-	logger     *zap.Logger
-	metrics    *metrics
-	lot        *lot.Lot[*state]
-	ignore     [][]string
-	deep       bool // a question takes placeholders
-	onChange   *body
-	onTimeout  *body
-	wakers     []namedWaker
-	slots      slots
-	variations variations
-	asked      names
-	lastSeed   atomic.Pointer[http.Header] // see seed
-	outage     outage
-	parting    parting
-	shadow     shadow
-	writes     []*Writes // of wakers
-	server     string    // the name of the server that we are part of
-	questions  atomic.Uint64
+	site    *ops.Site
+	wakes   *wake.Set
+	polls   *poll.Rules
+	spot    *park.Spot
+	checks  *check.Checker
+	replies *reply.Writer
+	shadow  *shadow.Shadow
 }
 
-// Condition is one `hold_while`.
-type Condition struct {
-	// Text with placeholders, such as `{lp.json.status}`.
-	Value string `json:"value,omitempty"`
-
-	// `is` (the value is one of the literals), `not` (it is none of them) or
-	// `empty` (it is missing, blank, null, [] or {}).
-	Op string `json:"op,omitempty"`
-
-	// What the value is compared with.
-	Literals []string `json:"literals,omitempty"`
-}
-
-// Probe is a cheap URI that is checked in place of the resource.
-type Probe struct {
-	// Default: GET.
-	Method string `json:"method,omitempty"`
-
-	// Path and query, with placeholders.
-	URI string `json:"uri,omitempty"`
-}
-
-// Reply is an answer from the configuration.
-type Reply struct {
-	// Only for on_timeout: the backend's latest answer again, also to a client
-	// that would otherwise get a 304. Excludes the other fields.
-	Replay bool `json:"replay,omitempty"`
-
-	// 200 to 599.
-	Status int `json:"status,omitempty"`
-
-	// Text in which only `{name}` is a placeholder. Where it is JSON, the values
-	// of placeholders are escaped.
-	Body string `json:"body,omitempty"`
-}
+// The parts of the configuration, and the contracts of guest modules, as embedders
+// know them.
+type (
+	// Condition is one `hold_while`.
+	Condition = poll.Condition
+	// Probe is a cheap URI that is checked in place of the resource.
+	Probe = check.Probe
+	// Reply is an answer from the configuration.
+	Reply = reply.Reply
+	// Waker is a source of wake-ups, a guest in the namespace http.long_poll.wakers.
+	Waker = wake.Waker
+	// PathWaker is a Waker whose messages name paths.
+	PathWaker = wake.PathWaker
+	// StatusWaker is a Waker that knows whether it can be heard.
+	StatusWaker = wake.StatusWaker
+	// Writes is the Waker of `wake writes`.
+	Writes = wake.Writes
+	// WritesHandler sees the writes of a site for `wake writes`.
+	WritesHandler = wake.WritesHandler
+)
 
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
@@ -235,7 +218,6 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision fills in the defaults and sets the handler up. It dials nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
 	orDefault(&h.Hold, caddy.Duration(25*time.Second))
 	orDefault(&h.Jitter, 10)
 	orDefault(&h.Interval, caddy.Duration(time.Second))
@@ -251,36 +233,85 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.Probe != nil && h.Probe.Method == "" {
 		h.Probe.Method = http.MethodGet
 	}
-	h.deep = strings.Contains(h.Wait+h.Since+strings.Join(h.Key, ""), "{")
-	h.onChange, h.onTimeout = newBody(h.OnChange), newBody(h.OnTimeout)
-	h.slots = make(slots, max(*h.MaxChecks, 1))
-	h.variations.max = max(*h.MaxResources, 1)
-	h.shadow.max = *h.MaxResources
-	h.lot = lot.New[*state](lot.Limits{
-		Parked:    h.MaxParked,
-		PerClient: h.MaxParkedPerClient,
-		Resources: *h.MaxResources,
-		Linger:    time.Duration(*h.Linger),
-	})
-	for _, path := range h.Ignore {
-		parts, err := parseMemberPath(path)
-		if err != nil {
-			return fmt.Errorf("ignore: %w", err)
-		}
-		h.ignore = append(h.ignore, parts)
+	h.site = &ops.Site{
+		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
+		Lot: lot.New[*state.Reading](lot.Limits{
+			Parked: h.MaxParked, PerClient: h.MaxParkedPerClient, Resources: *h.MaxResources, Linger: time.Duration(*h.Linger),
+		}),
+	}
+	if err := h.furnish(); err != nil {
+		return err
 	}
 	if err := h.provisionWakers(ctx); err != nil {
 		return err
 	}
-	if err := h.provisionMetrics(ctx); err != nil {
+	if err := ops.Register(ctx.GetMetricsRegistry()); err != nil {
 		return err
 	}
 	// Cleanup comes too late at a stop: only after the requests have ended.
 	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		h.server = server.Name()
+		h.site.Server = server.Name()
 		server.RegisterOnShutdown(h.drain)
 	}
-	live.add(h)
+	h.wakes.Listen()
+	h.site.Begin()
+	return nil
+}
+
+// furnish gives each room the part of the configuration that it is about.
+func (h *Handler) furnish() error {
+	answers := &state.Rules{Configured: h.Version != "", Named: h.Since != ""}
+	for _, path := range h.Ignore {
+		parts, err := state.MemberPath(path)
+		if err != nil {
+			return fmt.Errorf("ignore: %w", err)
+		}
+		answers.Ignore = append(answers.Ignore, parts)
+	}
+	sharing := &share.Rules{Public: h.Public, Vary: h.Vary, StripQuery: h.StripQuery, Values: h.Key}
+	sharing.Memory.Max = max(*h.MaxResources, 1)
+	slots := make(tap.Slots, max(*h.MaxChecks, 1))
+	h.polls = &poll.Rules{
+		Hold: time.Duration(*h.Hold), Jitter: *h.Jitter, CheckTimeout: time.Duration(*h.CheckTimeout),
+		Interval: time.Duration(*h.Interval), Linger: time.Duration(*h.Linger), Freshness: time.Duration(h.Freshness),
+		MaxBody: *h.MaxBody, Methods: h.Methods, Wait: h.Wait, WaitUnit: h.WaitUnit, Since: h.Since, Unset: h.Unset,
+		Version: h.Version, HoldWhile: h.HoldWhile, ParkUnnamed: h.Unversioned == "park", Release: h.OnError == "release",
+		Share: sharing, State: answers,
+	}
+	h.spot = &park.Spot{Lot: h.site.Lot, Memory: &sharing.Memory, Departed: h.site.Departed}
+	h.checks = &check.Checker{
+		Timeout: time.Duration(*h.CheckTimeout), MaxBody: *h.MaxBody, Probe: h.Probe, OnChange: h.OnChange != nil,
+		HoldWhile: h.HoldWhile, Version: h.Version, Share: sharing, State: answers,
+		Slots: slots, Drained: h.site.Lot.Drained(), Log: h.site.Log,
+	}
+	h.replies = &reply.Writer{
+		Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout), Probe: h.Probe != nil,
+	}
+	h.shadow = shadow.New(shadow.Rules{
+		Polls: h.polls, Share: sharing, State: answers, Version: h.Version != "", Since: h.Since != "",
+		HoldWhile: len(h.HoldWhile) > 0, Probe: h.Probe != nil, Slots: slots, MaxBody: *h.MaxBody, Interval: time.Duration(*h.Interval),
+		Resources: *h.MaxResources,
+	})
+	return nil
+}
+
+// provisionWakers loads the guests of `wake`.
+func (h *Handler) provisionWakers(ctx caddy.Context) error {
+	h.wakes = wake.NewSet(h.site)
+	if len(h.WakeRaw) == 0 {
+		return nil
+	}
+	guests, err := ctx.LoadModule(h, "WakeRaw")
+	if err != nil {
+		return fmt.Errorf("loading wake: %w", err)
+	}
+	for _, guest := range guests.([]any) {
+		w, ok := guest.(Waker)
+		if !ok {
+			return fmt.Errorf("wake: module %T is not a Waker", guest)
+		}
+		h.wakes.Add(w, string(guest.(caddy.Module).CaddyModule().ID.Name()))
+	}
 	return nil
 }
 
@@ -290,115 +321,63 @@ func orDefault[T any](field **T, value T) {
 	}
 }
 
-// ServeHTTP answers a poll, or passes on what is none.
+// ServeHTTP is the way of a poll: what it asks is read, it waits with all who wait for
+// the same, and it is told what has become of that. What is no poll is passed on.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if isCheck(w) {
+	switch {
+	case tap.IsCheck(r.Context()):
 		return next.ServeHTTP(w, r) // of a long_poll in front of us, which waits for both
+	case h.Shadow:
+		return h.shadow.Observe(w, r, next)
 	}
-	if h.Shadow {
-		return h.observe(w, r, next)
-	}
-	q := h.question(r)
-	if !h.parkable(r) {
-		return q.pass(w, next)
+	p := h.polls.New(r)
+	if !h.polls.Parkable(r) {
+		return h.pass(p, w, next)
 	}
 	h.sendAway(w, r)
-	if err := q.ask(); errors.Is(err, errLargeBody) {
-		return q.pass(w, next)
-	} else if err != nil {
-		return q.reject(w, err)
+	wake.NoWrite(r)
+	switch err := p.Ask(); {
+	case errors.Is(err, poll.ErrLargeBody):
+		return h.pass(p, w, next)
+	case err != nil:
+		return h.told(p, h.replies.Reject(p, w, err))
 	}
-	if v := q.park(w, next); v != through {
-		return q.answer(w, v)
+	v := h.spot.Wait(p, w, func(r *poll.Resource) { h.start(r, p, w, next) })
+	if v.Kind == poll.Pass {
+		return h.pass(p, w, next)
 	}
-	return q.pass(w, next)
+	return h.told(p, h.replies.Answer(p, w, v))
 }
 
-// park waits with everybody who waits for the same. It has returned before anything
-// is answered, and its stack frame with it.
-//
-//go:noinline
-func (q *question) park(w http.ResponseWriter, next caddyhttp.Handler) verdict {
-	for range maxMoves {
-		if v := q.visit(w, next); v != moved {
-			return v
-		}
-		q.variation = q.h.variations.of(q.name)
-	}
-	return through
+// start has a resource checked on behalf of a poll: p is not the poller's to keep.
+func (h *Handler) start(r *poll.Resource, p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) {
+	var b *check.Backend
+	_ = poll.OnOwnStack(func() error { b = h.checks.Backend(p, w, next); return nil })
+	r.Poll((&poller{h, r, b}).turn)
 }
 
-// visit waits with those who wait for the resource that q has now. Whatever happens,
-// a placeholder that panics too, it leaves no trace there.
-func (q *question) visit(w http.ResponseWriter, next caddyhttp.Handler) verdict {
-	m := q.h.lot.Join(q.key(), q.name)
-	defer func() {
-		m.Leave()
-		q.h.departed()
-		q.loan.end()
-	}()
-	return q.wait(&m, w, next)
+// told counts a poll that has its answer.
+func (h *Handler) told(p *poll.Poll, err error) error {
+	switch p.Outcome {
+	case poll.Changed:
+		ops.Released(p.Told.Since)
+	case poll.Refused:
+		h.site.Refused(p.Refusal)
+	}
+	h.site.Done(p)
+	return err
 }
 
-// maxMoves bounds how often a request can turn out to wait for something else: a
-// backend may name another field in each Vary.
-const maxMoves = 4
-
-// wait is where a request is parked. It does little itself and is never inlined,
-// so that a parked request keeps a small stack: what is deep has returned, or is
-// yet to be called.
-//
-//go:noinline
-func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler) verdict {
-	done := q.r.Context().Done()
-	var timer *time.Timer
-	defer func() {
-		if timer != nil {
-			timer.Stop()
-		}
-	}()
-	for {
-		// Taken before it is looked at: whatever comes after it closes the channel
-		// that is awaited below.
-		s := m.Snapshot()
-		v := q.look(m, s)
-		if v == ask || v == hold {
-			v = q.enter(m, s, v, w, next)
-		}
-		var awaited, drained <-chan struct{}
-		switch v {
-		case ask:
-			awaited, drained = s.Next(), q.h.lot.Drained()
-		case hold:
-			awaited = s.Changed() // which a drain closes too
-		default:
-			return v
-		}
-		if q.draining && m.Parked() {
-			awaited, drained = nil, nil // nothing comes any more
-		}
-		if timer == nil {
-			timer = time.NewTimer(q.patience())
-		}
-		select {
-		case <-awaited:
-		case <-done:
-			return gone
-		case <-drained:
-			if !m.Parked() {
-				return through
-			}
-		case <-timer.C:
-			if v := q.timeUp(m, m.Snapshot()); v != hold {
-				return v
-			}
-			timer.Reset(time.Until(q.arrived.Add(q.h.patience())))
-		}
-		if m.Parked() && !q.draining && q.h.lot.IsDrained() {
-			q.draining = true
-			timer.Reset(q.h.drainDelay())
-		}
+// pass hands a request on that can not be parked, and changes nothing else.
+func (h *Handler) pass(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
+	p.Outcome = poll.Bypassed
+	p.Rewind()
+	w.Header().Set("Long-Poll", string(poll.Bypassed))
+	h.site.Done(p)
+	if h.wakes.OnWrites() && wake.IsWrite(p.Request.Method) {
+		return wake.See(w, p.Request, next)
 	}
+	return next.ServeHTTP(w, p.Request)
 }
 
 // sendAway has the client of a drained handler come back on a new connection, to
@@ -407,7 +386,7 @@ func (q *question) wait(m *waiter, w http.ResponseWriter, next caddyhttp.Handler
 // again, and never be parked.
 func (h *Handler) sendAway(w http.ResponseWriter, r *http.Request) {
 	select {
-	case <-h.lot.Drained():
+	case <-h.site.Lot.Drained():
 		if r.ProtoMajor < 3 { // HTTP/3 has no such field, and means nothing by it
 			w.Header().Set("Connection", "close")
 		}
@@ -415,13 +394,16 @@ func (h *Handler) sendAway(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// drain releases everybody who is parked, and parks nobody from now on.
+func (h *Handler) drain() { h.site.Drain(park.DrainSpread) }
+
 // Cleanup drains the handler, where no server has done so before.
 func (h *Handler) Cleanup() error {
-	if h.lot == nil {
+	if h.site == nil {
 		return nil // Caddy cleans up after a Provision that failed
 	}
 	h.drain()
-	h.retire()
+	h.site.Retire(h.wakes.Ignore)
 	return nil
 }
 

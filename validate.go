@@ -13,6 +13,9 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
 // Validate judges the configuration, wherever it was written. Its errors name
@@ -29,7 +32,7 @@ func (h *Handler) Validate() error {
 		oneOf("on_error", h.OnError, "hold", "release"),
 		h.validateHoldWhile(),
 		h.validateMethods(),
-		h.Probe.validate(),
+		validateProbe(h.Probe),
 		h.validateOnChange(),
 		h.validateOnTimeout(),
 		h.validateHeader(),
@@ -73,7 +76,7 @@ func (h *Handler) validateVersion() error {
 		return fmt.Errorf("ignore %q with version %q: expected one of them, since ignore makes a hash the version", h.Ignore, h.Version)
 	}
 	for _, path := range h.Ignore {
-		if _, err := parseMemberPath(path); err != nil {
+		if _, err := state.MemberPath(path); err != nil {
 			return fmt.Errorf("ignore: %w", err)
 		}
 	}
@@ -122,18 +125,18 @@ func (h *Handler) validateHoldWhile() error {
 
 func (h *Handler) validateMethods() error {
 	for _, method := range h.Methods {
-		if !validMethod(method) {
+		if !httphdr.ValidMethod(method) {
 			return fmt.Errorf("methods %q: expected HTTP methods such as GET", method)
 		}
 	}
 	return nil
 }
 
-func (p *Probe) validate() error {
+func validateProbe(p *Probe) error {
 	switch {
 	case p == nil:
 		return nil
-	case p.Method != "" && !validMethod(p.Method):
+	case p.Method != "" && !httphdr.ValidMethod(p.Method):
 		return fmt.Errorf("probe %q: expected an HTTP method such as GET before the URI", p.Method)
 	case !strings.HasPrefix(p.URI, "/") && !strings.HasPrefix(p.URI, "{"):
 		return fmt.Errorf("probe %q: expected a URI that begins with a slash or a placeholder", p.URI)
@@ -148,7 +151,7 @@ func (h *Handler) validateOnChange() error {
 	if h.OnChange.Replay {
 		return errors.New(`on_change "replay": expected a status, since replay is for on_timeout only`)
 	}
-	return h.OnChange.validate("on_change")
+	return validateReply("on_change", h.OnChange)
 }
 
 func (h *Handler) validateOnTimeout() error {
@@ -157,29 +160,29 @@ func (h *Handler) validateOnTimeout() error {
 	}
 	if h.OnTimeout.Replay {
 		if h.OnTimeout.Status != 0 || h.OnTimeout.Body != "" {
-			return fmt.Errorf("on_timeout %q with replay: expected replay alone, or a status with or without a body", h.OnTimeout.line())
+			return fmt.Errorf("on_timeout %q with replay: expected replay alone, or a status with or without a body", replyLine(h.OnTimeout))
 		}
 		return nil
 	}
-	return h.OnTimeout.validate("on_timeout")
+	return validateReply("on_timeout", h.OnTimeout)
 }
 
 // validate judges a reply that has a status.
-func (r *Reply) validate(subdirective string) error {
+func validateReply(subdirective string, r *Reply) error {
 	if r.Status < 200 || r.Status > 599 {
-		return fmt.Errorf("%s %q: expected a status from 200 to 599", subdirective, r.line())
+		return fmt.Errorf("%s %q: expected a status from 200 to 599", subdirective, replyLine(r))
 	}
 	switch r.Status {
 	case http.StatusNoContent, http.StatusResetContent, http.StatusNotModified:
 		if r.Body != "" {
-			return fmt.Errorf("%s %q: expected no body, since an answer with the status %d has none", subdirective, r.line(), r.Status)
+			return fmt.Errorf("%s %q: expected no body, since an answer with the status %d has none", subdirective, replyLine(r), r.Status)
 		}
 	}
 	return nil
 }
 
-// line is the reply as the Caddyfile has it.
-func (r *Reply) line() string {
+// replyLine is the reply as the Caddyfile has it.
+func replyLine(r *Reply) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", r.Status, r.Body))
 }
 
@@ -195,12 +198,6 @@ func (h *Handler) validateHeader() error {
 		}
 	}
 	return nil
-}
-
-// validMethod reports whether a request can have the method. Methods are
-// case-sensitive, so that one in lower case would never match.
-func validMethod(method string) bool {
-	return httpguts.ValidHeaderFieldName(method) && method == strings.ToUpper(method)
 }
 
 func aboveZero[T int | int64 | caddy.Duration](subdirective string, v *T) error {

@@ -1,0 +1,259 @@
+// Package check asks the handlers behind us once, on behalf of all who wait for the
+// answer. It knows neither where a poll waits nor what it is told.
+package check
+
+import (
+	"errors"
+	"net/http"
+	"net/textproto"
+	"runtime/debug"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
+)
+
+// Checker is the part of the configuration that checks are made by, and what they
+// have in common.
+type Checker struct {
+	Timeout   time.Duration
+	MaxBody   int64
+	Probe     *Probe
+	OnChange  bool // on_change gives the body of an answer
+	HoldWhile []poll.Condition
+	Version   string
+
+	Share   *share.Rules
+	State   *state.Rules
+	Slots   tap.Slots       // max_checks
+	Drained <-chan struct{} // closed when no check may begin any more
+	Log     *zap.Logger
+
+	wanted     wanted
+	lastPreset atomic.Pointer[http.Header]
+}
+
+// Probe is a cheap URI that is checked in place of the resource.
+type Probe struct {
+	// Default: GET.
+	Method string `json:"method,omitempty"`
+
+	// Path and query, with placeholders.
+	URI string `json:"uri,omitempty"`
+}
+
+// Acquire waits until a check may begin, which takes one of the places of max_checks;
+// it returns false if none may any more.
+func (b *Backend) Acquire() bool {
+	b.slot = b.c.Slots.Acquire(b.c.Drained)
+	return b.slot != nil
+}
+
+// Release gives back what Acquire took, where no check is made.
+func (b *Backend) Release() { b.slot.Release() }
+
+// Check finds out what the backend says now, and gives back what Acquire took; old is
+// what it said last, nil if that is unknown.
+func (b *Backend) Check(old *state.State) (now *state.State) {
+	// Placeholders of other modules, and what decodes the backend's bytes, run on the
+	// poller's goroutine, where nobody else would recover.
+	defer func() {
+		if p := recover(); p != nil {
+			b.c.Log.Error("a check panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			b.slot.Release()
+			now = state.Failure(asHandlerError(tap.ErrAborted), http.StatusBadGateway)
+			now.Owner = b.ID
+		}
+	}()
+	if b.c.Probe == nil {
+		return b.conclude(b.ask(old), old)
+	}
+	return b.conclude(b.probe(old), old)
+}
+
+// said is what an exchange came to, or two of them: of a probe, and of the resource.
+type said struct {
+	answer *state.Answer // of the resource; nil if it was not asked
+	source *state.Answer // what the version is read from; nil if err is not
+	err    error
+	kept   *state.State // whose answer is still good, where only the probe was asked
+}
+
+// ask reads the resource itself.
+func (b *Backend) ask(old *state.State) said {
+	var has *state.Answer
+	if old != nil {
+		has = old.Answer
+	}
+	a, err := b.revalidate(has, nil, "")
+	return said{answer: a, source: a, err: err}
+}
+
+// probe reads the probe, and, where that says that something has changed and somebody
+// will want to read it, the resource.
+func (b *Backend) probe(old *state.State) said {
+	uri, err := probeURL(b.c.Probe.URI, b.replacer(old))
+	if err != nil {
+		b.slot.Release()
+		return said{err: err}
+	}
+	var has *state.Answer
+	if old != nil {
+		has = old.Source
+	}
+	p, err := b.revalidate(has, uri, b.c.Probe.Method)
+	switch {
+	case err != nil:
+		return said{err: err}
+	case state.Outage(p.Status), b.c.OnChange:
+		return said{answer: p, source: p}
+	case old != nil && old.Answer != nil && old.Version == b.version(p):
+		return said{source: p, kept: old}
+	}
+	if !b.Acquire() {
+		return said{err: tap.ErrAborted}
+	}
+	a, err := b.revalidate(nil, nil, "")
+	if a != nil && state.Outage(a.Status) {
+		p = a // it is the resource that fails, whatever the probe says
+	}
+	return said{answer: a, source: p, err: err}
+}
+
+// conclude makes a state of what was said.
+func (b *Backend) conclude(what said, old *state.State) *state.State {
+	s := &state.State{Answer: what.answer, Source: what.source, Owner: b.ID}
+	switch {
+	case errors.Is(what.err, tap.ErrUnshared):
+		s.Unshared = true
+	case what.err != nil:
+		s.Err = asHandlerError(what.err)
+		s.Version.Status = errorStatus(what.err)
+		s.Answer, s.Source = nil, nil
+	default:
+		s.Version = b.version(what.source)
+		if s.Answer != nil {
+			s.ETag = b.c.State.ETag(s.Answer, s.Version)
+			if s.Variation = b.c.Share.Variation(s.Answer.Header); s.Variation != nil {
+				s.Varied = b.Varied(s.Variation)
+			}
+		}
+		if k := what.kept; k != nil {
+			s.Answer, s.ETag, s.Variation, s.Varied = k.Answer, k.ETag, k.Variation, k.Varied
+		}
+	}
+	s.Held = s.Fault() && b.holds(s)
+	s.News = old != nil && b.differ(old, s)
+	s.Ended = time.Now()
+	return s
+}
+
+// version is that of an answer.
+func (b *Backend) version(source *state.Answer) state.Version {
+	var text string
+	if b.c.Version != "" {
+		text = b.value(b.c.Version, &state.State{Source: source, Version: state.Version{Status: source.Status}})
+	}
+	return b.c.State.Version(source, text)
+}
+
+// differ reports whether anybody who is parked could be released by now.
+func (b *Backend) differ(old, now *state.State) bool {
+	if old.Version != now.Version || old.Unshared != now.Unshared || !old.Variation.Equal(now.Variation) {
+		return true
+	}
+	// A hold_while may look at what is no part of the version. What it takes from the
+	// request is the same for both.
+	for i := range b.c.HoldWhile {
+		if text := b.c.HoldWhile[i].Value; b.value(text, old) != b.value(text, now) {
+			return true
+		}
+	}
+	return false
+}
+
+// holds reports whether a hold_while is true of s, as far as the check can tell.
+// Where there was no answer nothing is, but for what has a value even then, such as
+// the status: each member would be `empty`, and an outage no news.
+func (b *Backend) holds(s *state.State) bool {
+	for i := range b.c.HoldWhile {
+		c := &b.c.HoldWhile[i]
+		if value := b.value(c.Value, s); (s.Err == nil || value != "") && c.True(value) {
+			return true
+		}
+	}
+	return false
+}
+
+// value replaces the placeholders in text by what they are for the check. Only the
+// poller calls it.
+func (b *Backend) value(text string, s *state.State) string {
+	return b.replacer(s).ReplaceAll(text, "")
+}
+
+// Replacer resolves placeholders for the check, as far as they speak of no state.
+// Only the poller calls it.
+func (b *Backend) Replacer() *caddy.Replacer { return b.replacer(nil) }
+
+// replacer resolves placeholders for the check, those that speak of s too.
+func (b *Backend) replacer(s *state.State) *caddy.Replacer {
+	if b.repl == nil {
+		b.repl = caddy.NewReplacer()
+		b.request(b.ctx, b.repl, nil)
+		b.repl.Map(func(key string) (any, bool) { return b.Subject.Placeholder(b.c.State, b.about, key) })
+	}
+	b.about = s
+	return b.repl
+}
+
+// errorStatus is the status that Caddy's error routes would make of err.
+func errorStatus(err error) int {
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) && he.StatusCode != 0 {
+		return he.StatusCode
+	}
+	switch {
+	case errors.Is(err, state.ErrTimeout):
+		return http.StatusGatewayTimeout
+	case errors.Is(err, tap.ErrAborted), errors.Is(err, tap.ErrNothing), errors.Is(err, state.ErrUnasked):
+		return http.StatusBadGateway
+	}
+	return http.StatusInternalServerError
+}
+
+// asHandlerError gives err the status that it is answered with.
+func asHandlerError(err error) error {
+	var he caddyhttp.HandlerError
+	if errors.As(err, &he) {
+		return err
+	}
+	return caddyhttp.Error(errorStatus(err), err)
+}
+
+// acceptReadable takes the content codings out of Accept-Encoding that a state can
+// not undo: in an answer that can not be read each member is missing.
+func acceptReadable(head http.Header) {
+	if len(head["Accept-Encoding"]) == 0 {
+		return
+	}
+	var readable []string
+	for coding := range strings.SplitSeq(strings.Join(head["Accept-Encoding"], ","), ",") {
+		name, _, _ := strings.Cut(coding, ";")
+		switch strings.ToLower(textproto.TrimString(name)) {
+		case "gzip", "x-gzip", "zstd", "identity":
+			readable = append(readable, textproto.TrimString(coding))
+		}
+	}
+	if readable == nil {
+		readable = []string{"identity"}
+	}
+	head["Accept-Encoding"] = []string{strings.Join(readable, ", ")}
+}

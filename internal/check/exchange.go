@@ -1,0 +1,122 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
+)
+
+// revalidate asks for what may have changed since has, which a 304 says it has not;
+// nil is nothing. uri and method are those of a probe, or nil and empty for the
+// resource itself.
+func (b *Backend) revalidate(has *state.Answer, uri *url.URL, method string) (*state.Answer, error) {
+	tag := has.Validator()
+	a, err := b.exchange(uri, method, tag)
+	switch {
+	case err != nil || a.Status != http.StatusNotModified:
+		return a, err
+	case tag == "":
+		return nil, state.ErrUnasked
+	}
+	return has.Freshened(a), nil
+}
+
+// exchange asks the handlers behind us once, for method and uri if they are given,
+// and with tag as If-None-Match. The slot is given back when the handlers have
+// returned. They have a goroutine of their own for that: some do not notice that
+// their context has ended (FastCGI), and its stack goes when it goes.
+//
+// An answer that can not be shared or held gives tap.ErrUnshared.
+func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, error) {
+	// Cancelled without a cause and without a deadline: those count against the
+	// upstream in passive health checks.
+	ctx, cancel := context.WithCancel(b.ctx)
+	w := tap.NewRecorder(b.preset, b.c.MaxBody, cmp.Or(method, b.Request.Method) == http.MethodHead)
+	repl := caddy.NewReplacer()
+	done := make(chan error, 1)
+	slot := b.slot
+	b.slot = nil // it is the exchange's now
+	go func() {
+		defer slot.Release()
+		defer func() {
+			if p := recover(); p != nil {
+				if p != http.ErrAbortHandler {
+					b.c.Log.Error("a handler panicked during a check", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+				}
+				done <- tap.ErrAborted
+			}
+		}()
+		r := b.request(ctx, repl, w)
+		if uri != nil {
+			r.Method, r.URL, r.RequestURI = method, uri, uri.RequestURI()
+			r.Body, r.ContentLength = http.NoBody, 0
+		}
+		if tag != "" {
+			r.Header.Set("If-None-Match", tag)
+		}
+		done <- b.next.ServeHTTP(w, r)
+	}()
+	timer := time.NewTimer(b.c.Timeout)
+	defer timer.Stop()
+	defer cancel()
+	select {
+	case err := <-done:
+		said, err := w.Result(err)
+		if err != nil {
+			return nil, err
+		}
+		return state.NewAnswer(said.Status, said.Header, said.Body, b.preset, b.c.MaxBody), nil
+	case <-w.Stopped():
+		return nil, tap.ErrUnshared
+	case <-timer.C:
+		if w.GiveUp() {
+			return nil, tap.ErrUnshared
+		}
+		return nil, state.ErrTimeout
+	}
+}
+
+// probeURL replaces the placeholders in a probe's URI so that none of their values
+// can reach beyond the part of the URI that it stands in.
+func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
+	path, query, hasQuery := strings.Cut(uri, "?")
+	path, _ = repl.ReplaceFunc(path, func(name string, v any) (any, error) {
+		text := caddy.ToString(v)
+		if name == "http.request.uri.path" || strings.HasPrefix(name, "http.request.orig_uri.path") {
+			return (&url.URL{Path: text}).EscapedPath(), nil // slashes are its own
+		}
+		return url.PathEscape(text), nil
+	})
+	u, err := url.ParseRequestURI(path) // two slashes do not make a host of what follows
+	if err != nil || !strings.HasPrefix(path, "/") {
+		return nil, fmt.Errorf("probe %q is not a path with an optional query", path)
+	}
+	// Escaped or not, a segment of dots is a step up for most of those who read it.
+	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		if segment == "." || segment == ".." {
+			return nil, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("probe %q climbs by %q", path, segment))
+		}
+	}
+	if hasQuery {
+		u.RawQuery, _ = repl.ReplaceFunc(query, func(name string, v any) (any, error) {
+			text := caddy.ToString(v)
+			if name == "http.request.uri.query" {
+				return text, nil
+			}
+			return url.QueryEscape(text), nil
+		})
+	}
+	return u, nil
+}

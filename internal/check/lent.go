@@ -1,0 +1,93 @@
+package check
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+)
+
+// lent is what a check may know of the placeholders that were set on the client's
+// replacer on the way to us (an authenticated user, a match of a regular expression,
+// the output of a map). Nobody can list them, so they are looked up when they are
+// asked for: while the client's request is parked and touches nothing, by its own
+// replacer; afterwards among those that were looked up before.
+type lent struct {
+	sync.Mutex // protects what follows, and the client's replacer while it is parked
+	wanted     *wanted
+	repl       *caddy.Replacer // nil when the client has it back
+	values     map[string]any
+}
+
+// lend looks up what was asked for before, and lends the rest.
+func (c *Checker) lend(repl *caddy.Replacer) *lent {
+	l := &lent{wanted: &c.wanted, repl: repl, values: make(map[string]any)}
+	for _, key := range c.wanted.list() {
+		if v, ok := l.find(key); ok {
+			l.values[key] = v
+		}
+	}
+	return l
+}
+
+// find asks the client's replacer for what a check may ask for. Who panics there does
+// so when the check asks, which that survives: here all others would be left without.
+func (l *lent) find(key string) (v any, ok bool) {
+	defer func() {
+		if recover() != nil {
+			v, ok = nil, false
+		}
+	}()
+	return l.repl.Get(key)
+}
+
+// End gives the client its replacer back.
+func (l *lent) End() {
+	l.Lock()
+	defer l.Unlock()
+	l.repl = nil
+}
+
+// get looks up a placeholder for a check.
+func (l *lent) get(key string) (any, bool) {
+	if _, ours := poll.OurKey(key); ours {
+		return nil, false
+	}
+	l.Lock()
+	defer l.Unlock()
+	if v, ok := l.values[key]; ok {
+		return v, true
+	}
+	if l.repl == nil {
+		return nil, false
+	}
+	v, ok := l.repl.Get(key)
+	if ok {
+		l.values[key] = v
+		l.wanted.add(key)
+	}
+	return v, ok
+}
+
+// wanted is a small set of the placeholders that the handlers behind us ask for. They
+// come from the configuration, but a bound costs nothing.
+type wanted struct {
+	mu  sync.Mutex // protects all
+	all []string
+}
+
+func (n *wanted) add(name string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.all) < 64 && !slices.Contains(n.all, name) {
+		n.all = append(n.all, name)
+	}
+}
+
+func (n *wanted) list() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clip(n.all)
+}

@@ -1,0 +1,99 @@
+package httphdr
+
+import (
+	"net/http"
+	"strings"
+)
+
+// Coding is the content coding that a check asks for on behalf of a client (contract
+// 7.4): gzip where its Accept-Encoding takes that, else identity. What is malformed takes
+// nothing, since identity is fit for all.
+func Coding(header http.Header) string {
+	named, refused, any := false, false, false
+	for _, list := range header["Accept-Encoding"] {
+		for more := true; more; {
+			var element string
+			element, list, more = cut(list, ',')
+			name, parameters, _ := cut(element, ';')
+			switch name = trim(name); {
+			case strings.EqualFold(name, "gzip"), strings.EqualFold(name, "x-gzip"):
+				if acceptable(parameters) {
+					named = true
+				} else {
+					refused = true
+				}
+			case name == "*":
+				any = any || acceptable(parameters)
+			}
+		}
+	}
+	if named || any && !refused {
+		return "gzip"
+	}
+	return "identity"
+}
+
+// acceptable reports whether the quality among parameters is above 0 (RFC 9110, section
+// 12.4.2). It is 1 where nothing says so.
+func acceptable(parameters string) bool {
+	for more := parameters != ""; more; {
+		var parameter string
+		parameter, parameters, more = cut(parameters, ';')
+		if !isNamed(parameter, "q") {
+			continue
+		}
+		_, quality, _ := cut(parameter, '=')
+		quality = trim(quality)
+		return strings.Trim(quality, "0123456789.") == "" && strings.ContainsAny(quality, "123456789")
+	}
+	return true
+}
+
+// Accept is Accept as it is compared and carried: a missing one takes anything (RFC 9110,
+// section 12.5.1). The order of what it lists stays as it is.
+func Accept(header http.Header) string {
+	switch values := header["Accept"]; len(values) {
+	case 0:
+		return "*/*"
+	case 1:
+		return values[0]
+	default:
+		return strings.Join(values, ", ")
+	}
+}
+
+// Upgrades reports whether a request asks for another protocol for good (contract 3.1).
+// h2c and TLS/... are offers that a server may ignore, which some clients make with every
+// request.
+func Upgrades(header http.Header) bool {
+	for _, list := range header["Upgrade"] {
+		for more := true; more; {
+			var protocol string
+			protocol, list, more = cut(list, ',')
+			protocol = trim(protocol)
+			if name, _, _ := cut(protocol, '/'); protocol != "" && !strings.EqualFold(protocol, "h2c") && !strings.EqualFold(name, "TLS") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// FromBrowser reports whether a request comes from a browser, whose cache sends
+// preconditions by itself (contract 3.7). Sec-Fetch-Mode alone is Node's.
+func FromBrowser(header http.Header) bool {
+	if len(header["Sec-Fetch-Site"]) > 0 || len(header["Sec-Fetch-Dest"]) > 0 || len(header["Sec-Purpose"]) > 0 {
+		return true
+	}
+	agent := header["User-Agent"]
+	return len(agent) > 0 && strings.HasPrefix(agent[0], "Mozilla/")
+}
+
+// Destination is what a browser asks for (document, script, image; empty is fetch);
+// the empty text if it does not say.
+func Destination(header http.Header) string {
+	if values := header["Sec-Fetch-Dest"]; len(values) > 0 {
+		return trim(values[0])
+	}
+	return ""
+}

@@ -1,0 +1,171 @@
+// Package ops is what operators see: metrics, the log of outages, of refusals and of
+// a handler's end, the admin API and its page, and the live handlers that all of these
+// speak of. It reads the lot and the states, and answers no client.
+package ops
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+)
+
+// Site is a handler as operators see it.
+type Site struct {
+	Server   string // the name of the server that it is part of
+	Shadow   bool
+	OnError  string
+	Interval time.Duration
+	Lot      *poll.Lot
+	Log      *zap.Logger
+	Wakers   []Source
+
+	outage   outage
+	refusals refusals
+	ending   ending
+}
+
+// Source is a waker by its name, and whether it can be heard now.
+type Source struct {
+	Name string
+	Up   func() bool
+}
+
+// Live is every handler that can have requests, those of a retired configuration
+// included until the last of them has left. The admin API and the metrics read it, for
+// they are provisioned before any handler.
+var Live registry
+
+type registry struct {
+	mu  sync.Mutex // protects all
+	all []*Site
+}
+
+// Begin puts the site in sight.
+func (s *Site) Begin() {
+	Live.mu.Lock()
+	defer Live.mu.Unlock()
+	Live.all = append(Live.all, s)
+}
+
+func (l *registry) remove(s *Site) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = slices.DeleteFunc(l.all, func(o *Site) bool { return o == s })
+}
+
+// Sites are all of them.
+func (l *registry) Sites() []*Site {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.all)
+}
+
+// parked is how many requests are parked in all of them.
+func (l *registry) parked() (n int) {
+	for _, s := range l.Sites() {
+		n += s.Lot.Parked()
+	}
+	return n
+}
+
+// resources is how many resources are known in all of them.
+func (l *registry) resources() (n int) {
+	for _, s := range l.Sites() {
+		n += s.Lot.Len()
+	}
+	return n
+}
+
+// wakersUp says of each source whether it can be heard. Of several that bear one
+// name an operator wants to know of the one that can not.
+func (l *registry) wakersUp() map[string]bool {
+	up := make(map[string]bool)
+	for _, s := range l.Sites() {
+		if s.ending.retired.Load() {
+			continue // its wakers have been closed
+		}
+		for _, w := range s.Wakers {
+			others, known := up[w.Name]
+			up[w.Name] = w.Up() && (others || !known)
+		}
+	}
+	return up
+}
+
+// ending is how a handler ends: it is drained, then Cleanup retires it, and the last
+// of its requests takes it out of sight. Until then its parked are counted.
+type ending struct {
+	drained atomic.Bool // the log may be told of its end
+	retired atomic.Bool // by Cleanup
+
+	mu     sync.Mutex // protects what follows
+	parked int        // when the drain began; 0 once the log has it
+	began  time.Time
+	end    func() // called when it goes out of sight
+}
+
+// Drain releases everybody who is parked, as at a timeout, and parks nobody from now
+// on. over is how long it takes to release so many.
+func (s *Site) Drain(over func(parked int) time.Duration) {
+	began := time.Now()
+	parked, first := s.Lot.Drain()
+	if !first {
+		return
+	}
+	if parked > 0 {
+		s.Log.Info("draining", zap.Int("parked", parked), zap.Duration("over", over(parked)))
+	}
+	e := &s.ending
+	e.mu.Lock()
+	e.parked, e.began = parked, began
+	e.mu.Unlock()
+	e.drained.Store(true)
+	s.Departed() // who has left meanwhile could not know
+}
+
+// Retire takes the site out of sight as soon as nobody is parked, and calls end then.
+func (s *Site) Retire(end func()) {
+	s.ending.mu.Lock()
+	s.ending.end = end
+	s.ending.mu.Unlock()
+	s.ending.retired.Store(true)
+	s.Departed()
+}
+
+// Departed is called whenever a request has left the lot. The last one of a drain
+// tells how long that took.
+func (s *Site) Departed() {
+	e := &s.ending
+	if !e.drained.Load() || s.Lot.Parked() > 0 {
+		return
+	}
+	e.mu.Lock()
+	parked, began := e.parked, e.began
+	e.parked = 0
+	var end func()
+	if e.retired.Load() {
+		end, e.end = e.end, nil
+	}
+	e.mu.Unlock()
+	if parked > 0 {
+		s.Log.Info("drained", zap.Int("parked", parked), zap.Duration("duration", time.Since(began)))
+	}
+	if end != nil {
+		Live.remove(s)
+		end()
+	}
+}
+
+// logFields describe a resource in a log: never its query, which may hold secrets.
+func logFields(r *poll.Resource) []zap.Field {
+	return []zap.Field{
+		zap.String("method", r.Name.Method),
+		zap.String("host", r.Name.Host),
+		zap.String("path", r.Name.Path),
+	}
+}

@@ -1,0 +1,138 @@
+package poll
+
+import (
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+)
+
+// Outcome is why a request was answered, in one vocabulary for the Long-Poll field,
+// logs and metrics (contract 6).
+type Outcome string
+
+const (
+	Answered Outcome = "answered" // was not parked: there was something to say at once
+	Changed  Outcome = "changed"  // was parked and released by a change
+	Expired  Outcome = "expired"  // was parked until its time was up
+	Drained  Outcome = "drained"  // was released early, by a reload or a stop
+	Failed   Outcome = "failed"   // got the backend's error
+	Refused  Outcome = "refused"  // hit a bound
+	Left     Outcome = "left"     // was given up by its client
+	Bypassed Outcome = "bypassed" // could not be parked, and was passed through
+)
+
+// Outcomes are all of them.
+var Outcomes = []Outcome{Answered, Changed, Expired, Drained, Failed, Refused, Left, Bypassed}
+
+// Saved reports whether the poll was answered without a request of its own to the
+// backend.
+func (p *Poll) Saved() bool {
+	if p.Asked || p.Told == nil || p.Told.Owner == 0 {
+		return false
+	}
+	switch p.Outcome {
+	case Answered, Changed, Expired, Drained, Failed:
+		return true
+	}
+	return false
+}
+
+// OurKey strips either name of our placeholders.
+func OurKey(key string) (string, bool) {
+	if rest, ok := strings.CutPrefix(key, "lp."); ok {
+		return rest, true
+	}
+	return strings.CutPrefix(key, "http.long_poll.")
+}
+
+// Placeholder resolves our placeholders for the request itself, in logs and in what it
+// is told.
+func (p *Poll) Placeholder(key string) (any, bool) {
+	switch key, ok := OurKey(key); {
+	case ok && key == "outcome":
+		return string(p.Outcome), true
+	case ok && key == "held":
+		return seconds(p.Held.Seconds()), true
+	}
+	return p.Subject.Placeholder(p.rules.State, p.Told.Known(), key)
+}
+
+// Placeholder resolves those of our placeholders that do not speak of what becomes of
+// the request; st is the state that they speak of.
+func (s *Subject) Placeholder(ru *state.Rules, st *state.State, key string) (any, bool) {
+	key, ok := OurKey(key)
+	if !ok {
+		return nil, false
+	}
+	switch key {
+	case "outcome":
+		return "", true
+	case "held":
+		return seconds(0), true
+	}
+	if rest, ok := strings.CutPrefix(key, "request."); ok {
+		return s.requestPlaceholder(rest)
+	}
+	return ru.Placeholder(st, key)
+}
+
+// requestPlaceholder resolves the placeholders that speak of the request's own body
+// and query.
+func (s *Subject) requestPlaceholder(key string) (any, bool) {
+	if path, ok := strings.CutPrefix(key, "json."); ok {
+		return state.Member(s.Body, path), true
+	}
+	if name, ok := strings.CutPrefix(key, "form."); ok {
+		form, _ := url.ParseQuery(string(s.Body))
+		return form.Get(name), true
+	}
+	if rest, ok := strings.CutPrefix(key, "query_json."); ok {
+		name, path, _ := strings.Cut(rest, ".")
+		return state.Member([]byte(s.Request.URL.Query().Get(name)), path), true
+	}
+	return nil, false
+}
+
+// value replaces the placeholders in text by what they are for this client, s being
+// what the backend answers.
+func (p *Poll) value(text string, s *state.Reading) string {
+	// The usual case needs neither the replacer nor the stack that it takes.
+	if name, ok := soleName(text); ok {
+		if _, ours := OurKey(name); ours {
+			v, _ := p.Subject.Placeholder(p.rules.State, s.State, name)
+			return caddy.ToString(v)
+		}
+	}
+	if p.Lent != nil {
+		p.Lent.Lock()
+		defer p.Lent.Unlock()
+	}
+	text, _ = p.repl.ReplaceFunc(text, func(name string, v any) (any, error) {
+		if ours, ok := p.Subject.Placeholder(p.rules.State, s.State, name); ok {
+			return ours, nil
+		}
+		return v, nil
+	})
+	return text
+}
+
+// Configured is what the configuration's `version` gives for what the backend
+// answers.
+func (p *Poll) Configured(s *state.Reading) string { return p.value(p.rules.Version, s) }
+
+// soleName is the name of the placeholder that is all of text.
+func soleName(text string) (string, bool) {
+	if len(text) < 3 || text[0] != '{' || strings.IndexByte(text, '}') != len(text)-1 || strings.IndexByte(text[1:], '{') >= 0 {
+		return "", false
+	}
+	return text[1 : len(text)-1], true
+}
+
+func seconds(s float64) string { return string(AppendSeconds(nil, s)) }
+
+// AppendSeconds appends a time in seconds, to the millisecond.
+func AppendSeconds(text []byte, s float64) []byte { return strconv.AppendFloat(text, s, 'f', 3, 64) }
