@@ -282,7 +282,7 @@ func (h *Handler) furnish() error {
 	h.checks = &check.Checker{
 		Timeout: time.Duration(*h.CheckTimeout), MaxBody: *h.MaxBody, Probe: h.Probe, OnChange: h.OnChange != nil,
 		HoldWhile: h.HoldWhile, Version: h.Version, Share: sharing, State: answers,
-		Slots: slots, Drained: h.site.Lot.Drained(), Log: h.site.Log,
+		Slots: slots, Drained: h.site.Lot.Drained(), Panicked: h.site.Panicked,
 	}
 	h.replies = &reply.Writer{
 		Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout), Probe: h.Probe != nil,

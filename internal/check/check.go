@@ -6,14 +6,12 @@ import (
 	"errors"
 	"net/http"
 	"net/textproto"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
@@ -35,7 +33,8 @@ type Checker struct {
 	State   *state.Rules
 	Slots   tap.Slots       // max_checks
 	Drained <-chan struct{} // closed when no check may begin any more
-	Log     *zap.Logger
+
+	Panicked func(message string, p any) // called by what has recovered
 
 	wanted     wanted
 	lastPreset atomic.Pointer[http.Header]
@@ -67,7 +66,7 @@ func (b *Backend) Check(old *state.State) (now *state.State) {
 	// poller's goroutine, where nobody else would recover.
 	defer func() {
 		if p := recover(); p != nil {
-			b.c.Log.Error("a check panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			b.c.Panicked("a check panicked", p)
 			b.slot.Release()
 			now = state.Failure(asHandlerError(tap.ErrAborted), http.StatusBadGateway)
 			now.Owner = b.ID

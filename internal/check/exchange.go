@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
@@ -53,7 +51,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 		defer func() {
 			if p := recover(); p != nil {
 				if p != http.ErrAbortHandler {
-					b.c.Log.Error("a handler panicked during a check", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+					b.c.Panicked("a handler panicked during a check", p)
 				}
 				done <- tap.ErrAborted
 			}

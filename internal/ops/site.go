@@ -4,6 +4,7 @@
 package ops
 
 import (
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -159,6 +160,12 @@ func (s *Site) Departed() {
 		Live.remove(s)
 		end()
 	}
+}
+
+// Panicked tells of what would have ended the process. It is called where that was
+// recovered, so that the stack shows where it came from.
+func (s *Site) Panicked(message string, p any) {
+	s.Log.Error(message, zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 }
 
 // logFields describe a resource in a log: never its query, which may hold secrets.

@@ -4,10 +4,7 @@
 package wake
 
 import (
-	"runtime/debug"
-
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
@@ -90,7 +87,7 @@ func (s *Set) Watch(r *poll.Resource, repl func() *caddy.Replacer) {
 	}
 	defer func() { // nobody else would: what panics is a waker, or a placeholder in its name
 		if p := recover(); p != nil {
-			s.site.Log.Error("a waker panicked", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			s.site.Panicked("a waker panicked", p)
 		}
 	}()
 	for _, w := range s.wakers {
