@@ -239,6 +239,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			Parked: h.MaxParked, PerClient: h.MaxParkedPerClient, Resources: *h.MaxResources, Linger: time.Duration(*h.Linger),
 		}),
 	}
+	h.wakes = wake.NewSet(h.site) // Cleanup needs both, whatever fails from here on
 	if err := h.furnish(); err != nil {
 		return err
 	}
@@ -297,7 +298,6 @@ func (h *Handler) furnish() error {
 
 // provisionWakers loads the guests of `wake`.
 func (h *Handler) provisionWakers(ctx caddy.Context) error {
-	h.wakes = wake.NewSet(h.site)
 	if len(h.WakeRaw) == 0 {
 		return nil
 	}
