@@ -1,11 +1,11 @@
-package longpoll
+package contract_test
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -17,6 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
 // apiStatus is the status that the admin endpoint answers an error with.
@@ -28,12 +30,21 @@ func apiStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
+// adminRoutes are those that the admin endpoint gets from us.
+func adminRoutes() []caddy.AdminRoute {
+	info, err := caddy.GetModule("admin.api.long_poll")
+	if err != nil {
+		panic(err)
+	}
+	return info.New().(caddy.AdminRouter).Routes()
+}
+
 // admin sends a request to the route that the admin endpoint would choose.
 func admin(t testing.TB, r *http.Request) (*httptest.ResponseRecorder, error) {
 	t.Helper()
 	mux := http.NewServeMux()
 	var err error
-	for _, route := range newAdminAPI().Routes() {
+	for _, route := range adminRoutes() {
 		mux.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) { err = route.Handler.ServeHTTP(w, r) })
 	}
 	w := httptest.NewRecorder()
@@ -56,6 +67,70 @@ func adminGet(t testing.TB, target string, into any) {
 	if err := dec.Decode(into); err != nil {
 		t.Fatalf("GET %s: %v", target, err)
 	}
+}
+
+// resourceStats is what scripts read of one resource.
+type resourceStats struct {
+	Method     string   `json:"method"`
+	Host       string   `json:"host"`
+	Path       string   `json:"path"`
+	Waiters    int      `json:"waiters"`
+	Version    string   `json:"version"`
+	Status     int      `json:"status"`
+	Age        *float64 `json:"age"`
+	LastResult string   `json:"last_result"`
+	Reason     string   `json:"reason"`
+	NextCheck  *float64 `json:"next_check"`
+	Interval   float64  `json:"interval"`
+}
+
+// stats is what scripts read of the sums.
+type stats struct {
+	Uptime    float64           `json:"uptime"`
+	Parked    int               `json:"parked"`
+	Resources int               `json:"resources"`
+	Requests  map[string]uint64 `json:"requests"`
+	Checks    map[string]uint64 `json:"checks"`
+	Saved     uint64            `json:"checks_saved"`
+	CheckTime timeSum           `json:"check_seconds"`
+	Release   timeSum           `json:"release_seconds"`
+	Wakes     map[string]uint64 `json:"wakes"`
+	WakersUp  map[string]bool   `json:"wakers_up"`
+	Outages   []outageStats     `json:"outages"`
+	Shadow    shadowStats       `json:"shadow"`
+}
+
+type timeSum struct {
+	Count uint64  `json:"count"`
+	Sum   float64 `json:"sum"`
+}
+
+type outageStats struct {
+	Since     time.Time `json:"since"`
+	Seconds   float64   `json:"seconds"`
+	Resources int       `json:"resources"`
+	Parked    int       `json:"parked"`
+	Method    string    `json:"method"`
+	Host      string    `json:"host"`
+	Path      string    `json:"path"`
+	Status    int       `json:"status"`
+	Reason    string    `json:"reason"`
+}
+
+type shadowStats struct {
+	Handlers   int   `json:"handlers"`
+	Polls      int64 `json:"polls"`
+	WouldPark  int64 `json:"would_park"`
+	WouldCheck int64 `json:"would_check"`
+	WouldSave  int64 `json:"would_save"`
+	Unseen     int64 `json:"unseen"`
+}
+
+// readStats asks the admin endpoint for the sums.
+func readStats(t testing.TB) (s stats) {
+	t.Helper()
+	adminGet(t, "/long_poll/stats", &s)
+	return s
 }
 
 func TestAdminResources(t *testing.T) {
@@ -176,28 +251,13 @@ func TestAdminResources(t *testing.T) {
 		var list []resourceStats
 		adminGet(t, "/long_poll/resources", &list)
 		got := list[0]
-		if len(got.Path) > maxShown+3 || !strings.HasPrefix(got.Path, "/\u202e<b>") || got.Host != "a\ufffdb" {
+		if len(got.Path) > 1024+3 || !strings.HasPrefix(got.Path, "/\u202e<b>") || got.Host != "a\ufffdb" {
 			t.Errorf("got host %q and path %.20q of %d bytes", got.Host, got.Path, len(got.Path))
 		}
 		if len(got.Version) != 32 || strings.Contains(got.Version, "body") {
 			t.Errorf("got version %q; want a digest", got.Version)
 		}
 	}))
-}
-
-func TestShownVersion(t *testing.T) {
-	for version, want := range map[string]string{
-		``: ``, `"abc"`: `abc`, `W/"abc"`: `abc`, `1234`: `1234`, `2026-01-01T00:00:00Z`: `2026-01-01T00:00:00Z`,
-	} {
-		if got := shownVersion(version); got != want {
-			t.Errorf("%q: got %q; want %q", version, got, want)
-		}
-	}
-	for _, version := range []string{"a b", "é", "\x00", strings.Repeat("a", 65), `{"a":1}`} {
-		if got := shownVersion(version); len(got) != 32 {
-			t.Errorf("%q: got %q; want a digest", version, got)
-		}
-	}
 }
 
 func TestAdminStats(t *testing.T) {
@@ -235,7 +295,7 @@ func TestAdminStats(t *testing.T) {
 		if after.Parked != before.Parked {
 			t.Errorf("got %d parked; want %d", after.Parked, before.Parked)
 		}
-		if len(after.Requests) != len(outcomes) || len(after.Checks) != len(results) {
+		if len(after.Requests) != len(poll.Outcomes) || len(after.Checks) != len(state.Results) {
 			t.Errorf("not all outcomes and results are there: %+v", after)
 		}
 	}))
@@ -259,7 +319,7 @@ func TestAdminStats(t *testing.T) {
 		if o.Seconds < 3 || o.Seconds > 5 || o.Parked != 9 || o.Resources != 1 || o.Path != "/orders/42" || o.Status != 502 || o.Reason != "Bad Gateway" {
 			t.Errorf("got outage %+v", o)
 		}
-		if took := roundSeconds(time.Since(o.Since)); took != o.Seconds {
+		if took := time.Since(o.Since).Seconds(); math.Abs(took-o.Seconds) > 0.001 {
 			t.Errorf("got %v since then and %v seconds", took, o.Seconds)
 		}
 		s.backend.say(tagged("1"))
@@ -271,108 +331,8 @@ func TestAdminStats(t *testing.T) {
 	}))
 }
 
-// The page's long poll: it answers when something changes, it is bounded in time
-// and number, and it holds up no shutdown.
-func TestAdminStatsWait(t *testing.T) {
-	ask := func(url, tag string) (int, string) {
-		r, err := http.NewRequest(http.MethodGet, url+"/long_poll/stats", nil)
-		if err != nil {
-			t.Error(err)
-			return 0, ""
-		}
-		r.Header.Set("If-None-Match", tag)
-		r.Header.Set("Prefer", "wait=8")
-		resp, err := http.DefaultClient.Do(r)
-		if err != nil {
-			t.Error(err)
-			return 0, ""
-		}
-		defer resp.Body.Close()
-		io.Copy(io.Discard, resp.Body)
-		return resp.StatusCode, resp.Header.Get("ETag")
-	}
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-
-	t.Run("a change ends it", func(t *testing.T) {
-		server, a := adminServer(t)
-		status, tag := ask(server.URL, "")
-		if status != http.StatusOK || tag == "" {
-			t.Fatalf("got %d with tag %q", status, tag)
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			if status, other := ask(server.URL, tag); status != http.StatusOK || other == tag {
-				t.Errorf("after a change: got %d with the tag %q and before %q", status, other, tag)
-			}
-		}()
-		until(t, "it waits", func() bool { return a.waiting.Load() == 1 })
-		theMetrics.woken(sourceAdmin)
-		<-done
-	})
-	t.Run("time ends it", virtual(func(t *testing.T) {
-		a := newAdminAPI()
-		r := httptest.NewRequest(http.MethodGet, "/long_poll/stats", nil)
-		r.Header.Set("If-None-Match", readStats().tag())
-		r.Header.Set("Prefer", "wait=1000")
-		began := time.Now()
-		w := httptest.NewRecorder()
-		if err := a.serveStats(w, r); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(began); w.Code != http.StatusNotModified || took != maxStatsWait {
-			t.Errorf("got %d after %v; want 304 after %v", w.Code, took, maxStatsWait)
-		}
-		if a.waiting.Load() != 0 {
-			t.Errorf("%d still wait", a.waiting.Load())
-		}
-	}))
-	t.Run("who does not wait is answered at once", virtual(func(t *testing.T) {
-		for _, prefer := range []string{"", "wait=0", "wait=x", "wait=-1"} {
-			r := httptest.NewRequest(http.MethodGet, "/long_poll/stats", nil)
-			r.Header.Set("If-None-Match", readStats().tag())
-			r.Header.Set("Prefer", prefer)
-			began := time.Now()
-			w := httptest.NewRecorder()
-			if err := newAdminAPI().serveStats(w, r); err != nil || w.Code != http.StatusNotModified || time.Since(began) != 0 {
-				t.Errorf("Prefer %q: got %d, %v after %v", prefer, w.Code, err, time.Since(began))
-			}
-		}
-	}))
-	t.Run("too many are answered at once", virtual(func(t *testing.T) {
-		a := newAdminAPI()
-		a.waiting.Store(maxStatsWaiting)
-		r := httptest.NewRequest(http.MethodGet, "/long_poll/stats", nil)
-		r.Header.Set("If-None-Match", readStats().tag())
-		r.Header.Set("Prefer", "wait=8")
-		began := time.Now()
-		if err := a.serveStats(httptest.NewRecorder(), r); err != nil || time.Since(began) != 0 {
-			t.Errorf("got %v after %v", err, time.Since(began))
-		}
-		if got := a.waiting.Load(); got != maxStatsWaiting {
-			t.Errorf("%d wait; want %d", got, maxStatsWaiting)
-		}
-	}))
-	t.Run("a shutdown ends it", func(t *testing.T) {
-		server, a := adminServer(t)
-		_, tag := ask(server.URL, "")
-		done := make(chan time.Time)
-		go func() {
-			ask(server.URL, tag)
-			done <- time.Now()
-		}()
-		until(t, "it waits", func() bool { return a.waiting.Load() == 1 })
-		began := time.Now()
-		if err := server.Config.Shutdown(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if took := (<-done).Sub(began); took > 3*time.Second {
-			t.Errorf("it was answered %v after the shutdown", took)
-		}
-	})
-}
-
 func TestAdminWake(t *testing.T) {
+	const maxWakeBody = 64 << 10
 	post := func(body string, fields ...string) (*httptest.ResponseRecorder, error) {
 		r := httptest.NewRequest(http.MethodPost, "/long_poll/wake", strings.NewReader(body))
 		for _, field := range fields {
@@ -386,7 +346,7 @@ func TestAdminWake(t *testing.T) {
 		s.backend.say(tagged("1"))
 		a, b, c := s.get("/orders/42?x=1", `If-None-Match: "1"`), s.get("/orders/7", `If-None-Match: "1"`), s.get("/other", `If-None-Match: "1"`)
 		settle(0)
-		counted := readByLabel(theMetrics.wakes)[sourceAdmin]
+		counted := counter(t, "wakes_total", "admin")
 		wake := func(body string, want int) {
 			t.Helper()
 			w, err := post(body, "Content-Type: application/json; charset=utf-8")
@@ -404,12 +364,12 @@ func TestAdminWake(t *testing.T) {
 		c.mustWait()
 		wake(`{"prefix": "/"}`, 3)
 		c.wants("200 changed")
-		if got := readByLabel(theMetrics.wakes)[sourceAdmin] - counted; got != 4 {
+		if got := counter(t, "wakes_total", "admin") - counted; got != 4 {
 			t.Errorf("got %d wake-ups counted; want 4", got)
 		}
 	}))
 	t.Run("what is no wake-up", func(t *testing.T) {
-		counted := readByLabel(theMetrics.wakes)[sourceAdmin]
+		counted := counter(t, "wakes_total", "admin")
 		for _, c := range []struct {
 			body, field string
 			status      int
@@ -444,7 +404,7 @@ func TestAdminWake(t *testing.T) {
 				t.Errorf("%.60s: the error has %d bytes", c.body, len(err.Error()))
 			}
 		}
-		if got := readByLabel(theMetrics.wakes)[sourceAdmin]; got != counted {
+		if got := counter(t, "wakes_total", "admin"); got != counted {
 			t.Errorf("%d of them were counted", got-counted)
 		}
 	})

@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"encoding/json"
@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 )
 
 // Section 5 of the contract: what is answered. And those parts of section 3 that
@@ -277,7 +281,7 @@ func TestOnChange(t *testing.T) {
 				return test.says(w, r)
 			})
 			c.wants(test.want+" "+test.body).wantsField("X-Two", "1 | 2").wantsField("Content-Type", "text/x")
-			if hasBody(c.w.status) {
+			if httphdr.HasBody(c.w.status) {
 				c.wantsField("Content-Length", fmt.Sprint(len(test.body)))
 			} else {
 				c.wantsField("Content-Length", "")
@@ -708,4 +712,41 @@ func TestReplyBodies(t *testing.T) {
 			t.Errorf("got %d checks; want 2", n)
 		}
 	}))
+}
+
+// A cookie that is set in front of us is the client's own.
+func TestCookieFromInFront(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, "")
+		n := 0
+		s.before = func(w http.ResponseWriter, r *http.Request) {
+			n++
+			w.Header().Add("Set-Cookie", "front="+strconv.Itoa(n))
+		}
+		s.get("/").wants("200 answered state 1").wantsField("Set-Cookie", "front=1")
+		s.get("/").wants("200 answered state 1").wantsField("Set-Cookie", "front=2")
+	})(t)
+}
+
+// An answer that is a stream and too large as well is passed through, and nothing
+// panics over it.
+func TestStreamThatIsTooLarge(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, "max_body 10")
+		s.backend.say(reply(200, "data: 1", "Content-Type: text/event-stream", "Content-Length: 5000"))
+		s.get("/").wants("200 bypassed data: 1")
+		if n := s.logs.FilterLevelExact(zapcore.ErrorLevel).Len(); n != 0 {
+			t.Errorf("got %d errors logged", n)
+		}
+	})(t)
+}
+
+// An answer that ends before its Content-Length is none, whoever swallows the error.
+func TestShortAnswer(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, "methods GET HEAD")
+		s.backend.say(reply(200, "half", "Content-Length: 8", `ETag: "1"`))
+		s.get("/").wants("502 failed")
+		s.send(newRequest("HEAD", "/", "")).wants("200 answered")
+	})(t)
 }

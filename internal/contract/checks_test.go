@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"fmt"
@@ -495,5 +495,105 @@ func TestPlaceholdersInChecks(t *testing.T) {
 			settle(3 * time.Second)
 			d.wants("200 expired " + want)
 		}
+	}))
+}
+
+// Two long_poll that both match, one in front of the other: the inner one lets the
+// checks of the outer one pass, and does not park them.
+func TestNested(t *testing.T) {
+	virtual(func(t *testing.T) {
+		inner, outer := newSite(t, steady), newSite(t, steady)
+		outer.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			return inner.Handler.ServeHTTP(w, r, inner.backend)
+		})
+		c := outer.get("/", has("1"))
+		settle(3 * time.Second)
+		c.mustWait()
+		if n := inner.backend.checks(); n < 3 {
+			t.Errorf("got %d checks in 3 s", n)
+		}
+		inner.backend.say(tagged("2"))
+		c.wants("200 changed state 2")
+	})(t)
+}
+
+// A handler between the two may wrap the response writer and hide it: the inner
+// long_poll knows the check by its context.
+func TestNestedBehindAWriterThatHides(t *testing.T) {
+	virtual(func(t *testing.T) {
+		inner, outer := newSite(t, steady), newSite(t, steady)
+		outer.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			return inner.Handler.ServeHTTP(struct{ http.ResponseWriter }{w}, r, inner.backend)
+		})
+		c := outer.get("/", has("1"))
+		settle(15 * time.Second) // longer than check_timeout
+		c.mustWait()
+		if n := inner.lot.Parked(); n != 0 {
+			t.Errorf("got %d checks that are parked", n)
+		}
+		outer.wantsTold(t, nil)
+		inner.backend.say(tagged("2"))
+		c.wants("200 changed state 2")
+	})(t)
+}
+
+// A placeholder that panics fails the check, and nothing else.
+func TestPanickingPlaceholder(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, "max_checks 1\nversion {test.panic}")
+		s.before = func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(key string) (any, bool) {
+				if key == "test.panic" {
+					panic("a bug in another module")
+				}
+				return nil, false
+			})
+		}
+		s.get("/").wants("502 failed")
+		s.get("/other").wants("502 failed").within(0, 0) // the first has given its place back
+	})(t)
+}
+
+// A placeholder of another module that panics while a check is prepared neither ends
+// the process nor leaves all others without checks.
+func TestPlaceholderThatPanics(t *testing.T) {
+	t.Run("for a check", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"linger 0s\nsince {query.v}\nstrip_query v\nversion {test.v}{lp.status}")
+		s.before = func(_ http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(key string) (any, bool) {
+				if key == "test.v" && r.Header.Get("X-Bad") != "" {
+					time.Sleep(time.Second) // others come meanwhile
+					panic("no such thing")
+				}
+				return "", key == "test.v"
+			})
+		}
+		c := s.get("/") // from now on the placeholder is known to be asked for
+		settle(time.Second)
+		c.wants("200 answered state 1")
+		bad := s.get("/?v=200", "X-Bad: yes")
+		settle(time.Second / 2)
+		c = s.get("/?v=200")
+		settle(5 * time.Second)
+		bad.wants("502 failed")
+		c.wants("502 failed")
+		s.get("/?v=200").mustWait()
+	}))
+
+	t.Run("for a waker", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"wake spy")
+		s.before = func(_ http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(func(key string) (any, bool) {
+				if key == "tenant" {
+					panic("no such thing")
+				}
+				return nil, false
+			})
+		}
+		c := s.get("/", has("1"))
+		settle(5 * time.Second)
+		c.mustWait()
+		s.backend.say(tagged("2"))
+		c.wants("200 changed state 2")
 	}))
 }

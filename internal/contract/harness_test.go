@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"context"
@@ -25,7 +25,12 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	longpoll "github.com/caddy-longpoll/caddy-longpoll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
 
 // TestMain fails if a goroutine of ours outlives the tests.
@@ -63,8 +68,10 @@ func virtual(f func(t *testing.T)) func(t *testing.T) {
 
 // site is a handler, what is behind it, and what is before it.
 type site struct {
-	*Handler
+	*longpoll.Handler
 	t       testing.TB
+	seen    *ops.Site // as operators see it
+	lot     *poll.Lot // its
 	backend *backend
 	server  *caddyhttp.Server
 	logs    *observer.ObservedLogs
@@ -72,6 +79,8 @@ type site struct {
 
 	mu      sync.Mutex // protects clients
 	clients []*client
+
+	spies []caddy.Module // the guests of `wake spy` and its like
 
 	// before is what other handlers do with a request on its way to us.
 	before func(w http.ResponseWriter, r *http.Request)
@@ -83,22 +92,40 @@ const steady = "hold 25s 0%\n"
 // newSite makes a site of what stands in the block of the directive.
 func newSite(t testing.TB, block string) *site {
 	t.Helper()
-	h := parseHandler(t, block)
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	t.Cleanup(cancel)
-	if err := h.Provision(ctx); err != nil {
-		t.Fatalf("provisioning: %v", err)
-	}
-	t.Cleanup(func() {
-		h.Cleanup()
+	return provision(t, block, func() {
 		time.Sleep(time.Hour) // checks that nobody waits for any more come to their end
 	})
-	if err := h.Validate(); err != nil {
+}
+
+// realSite is newSite for tests in real time.
+func realSite(t testing.TB, block string) *site {
+	t.Helper()
+	return provision(t, block, func() {})
+}
+
+// siteKey is the context key by which a guest module finds the site that it is part
+// of.
+const siteKey caddy.CtxKey = "site"
+
+func provision(t testing.TB, block string, afterwards func()) *site {
+	t.Helper()
+	core, logs := observer.New(zapcore.DebugLevel)
+	s := &site{t: t, Handler: parseHandler(t, block), backend: newBackend(), server: new(caddyhttp.Server), logs: logs, began: time.Now()}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.WithValue(context.Background(), siteKey, s)})
+	t.Cleanup(cancel)
+	if err := s.Provision(ctx); err != nil {
+		t.Fatalf("provisioning: %v", err)
+	}
+	all := ops.Live.Sites()
+	s.seen = all[len(all)-1]
+	s.seen.Log, s.lot = zap.New(core), s.seen.Lot
+	t.Cleanup(func() {
+		s.Cleanup()
+		afterwards()
+	})
+	if err := s.Validate(); err != nil {
 		t.Fatalf("validating: %v", err)
 	}
-	core, logs := observer.New(zapcore.DebugLevel)
-	h.logger = zap.New(core)
-	s := &site{Handler: h, t: t, backend: newBackend(), server: new(caddyhttp.Server), logs: logs, began: time.Now()}
 	t.Cleanup(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -110,9 +137,12 @@ func newSite(t testing.TB, block string) *site {
 	return s
 }
 
+// drain is what the server has the handler do when it shuts down.
+func (s *site) drain() { s.seen.Drain(park.DrainSpread) }
+
 // parseHandler reads the block as the Caddyfile adapter would, short placeholders
 // included.
-func parseHandler(t testing.TB, block string) *Handler {
+func parseHandler(t testing.TB, block string) *longpoll.Handler {
 	t.Helper()
 	tokens, err := caddyfile.Tokenize([]byte("long_poll {\n"+block+"\n}"), "Caddyfile")
 	if err != nil {
@@ -120,7 +150,7 @@ func parseHandler(t testing.TB, block string) *Handler {
 	}
 	segment := caddyfile.Segment(tokens)
 	httpcaddyfile.NewShorthandReplacer().ApplyToSegment(&segment)
-	h := new(Handler)
+	h := new(longpoll.Handler)
 	if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(segment)); err != nil {
 		t.Fatal(err)
 	}
@@ -139,6 +169,21 @@ func settle(d time.Duration) {
 	synctest.Wait()
 	time.Sleep(d)
 	synctest.Wait()
+}
+
+// until waits for a condition, in real time.
+func until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-ticker.C:
+		case <-deadline:
+			t.Fatalf("in vain waited until %s", what)
+		}
+	}
 }
 
 // client is one request, and what became of it.
@@ -279,7 +324,7 @@ func (c *client) within(from, to time.Duration) *client {
 // left.
 func (c *client) outcome() string {
 	if c.w.status == 499 {
-		return string(left)
+		return string(poll.Left)
 	}
 	outcome, _, _ := strings.Cut(c.w.sent.Get("Long-Poll"), ";")
 	return outcome
@@ -331,7 +376,7 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	if !hasBody(w.status) {
+	if !httphdr.HasBody(w.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
 	return w.body.Write(p)

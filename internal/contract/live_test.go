@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"bytes"
@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	_ "github.com/caddyserver/caddy/v2/modules/standard" // as in cmd/caddy
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 )
 
 // unixClient speaks HTTP to a socket in the file system: there is no port to lose a
@@ -38,7 +41,7 @@ func TestSeenInCaddy(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	adminSocket, siteSocket := filepath.Join(dir, "admin"), filepath.Join(dir, "site")
-	base, others := live.parked(), len(live.handlers())
+	base, others := parkedNow(), len(ops.Live.Sites())
 	load := func(name string) {
 		t.Helper()
 		config := fmt.Sprintf(`{
@@ -61,7 +64,7 @@ func TestSeenInCaddy(t *testing.T) {
 			t.Fatal(err)
 		}
 		// What connects before gets hold of the old listener, maybe.
-		until(t, "the old configuration is gone", func() bool { return len(live.handlers()) == others+2 })
+		until(t, "the old configuration is gone", func() bool { return len(ops.Live.Sites()) == others+2 })
 	}
 	load("first")
 	t.Cleanup(func() {
@@ -152,7 +155,7 @@ func TestSeenInCaddy(t *testing.T) {
 		"routes": [{"handle": [{"handler": "long_poll", "hold": 0}]}]}}}}}`, adminSocket, siteSocket), true); err == nil {
 		t.Error("loading hold 0 succeeded")
 	}
-	until(t, "7 are parked", func() bool { return live.parked() == base+7 })
+	until(t, "7 are parked", func() bool { return parkedNow() == base+7 })
 	load("third")
 	park(3, "drained")
 	until(t, "3 are parked", func() bool { return metric(parked(3)) })
@@ -198,5 +201,5 @@ func TestSeenInCaddy(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
-	until(t, "nobody is parked", func() bool { return live.parked() == base })
+	until(t, "nobody is parked", func() bool { return parkedNow() == base })
 }

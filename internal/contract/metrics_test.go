@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"maps"
@@ -14,6 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 	dto "github.com/prometheus/client_model/go"
+
+	longpoll "github.com/caddy-longpoll/caddy-longpoll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 )
 
 // gathered is what a configuration's registry says.
@@ -36,12 +39,42 @@ func gathered(t testing.TB, registry *prometheus.Registry) map[string]*dto.Metri
 func ourRegistry(t testing.TB) *prometheus.Registry {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
-	for _, c := range theMetrics.collectors() {
-		if err := registry.Register(c); err != nil {
-			t.Fatal(err)
-		}
+	if err := ops.Register(registry); err != nil {
+		t.Fatal(err)
 	}
 	return registry
+}
+
+// series is the one of a metric that has the value as its label, or no label.
+func series(t testing.TB, name, label string) *dto.Metric {
+	t.Helper()
+	for _, m := range gathered(t, ourRegistry(t))["caddy_long_poll_"+name].GetMetric() {
+		if labels := m.GetLabel(); len(labels) == 0 && label == "" || len(labels) == 1 && labels[0].GetValue() == label {
+			return m
+		}
+	}
+	return nil // of which everything is zero
+}
+
+// counter is the value of a counter.
+func counter(t testing.TB, name, label string) uint64 {
+	t.Helper()
+	return uint64(series(t, name, label).GetCounter().GetValue())
+}
+
+// histogram is how many times a histogram has, and what they come to.
+func histogram(t testing.TB, name, label string) (count uint64, sum float64) {
+	t.Helper()
+	h := series(t, name, label).GetHistogram()
+	return h.GetSampleCount(), h.GetSampleSum()
+}
+
+// parkedNow is how many requests are parked in all handlers.
+func parkedNow() (n int) {
+	for _, s := range ops.Live.Sites() {
+		n += s.Lot.Parked()
+	}
+	return n
 }
 
 // gauge is the value of a gauge without labels.
@@ -50,18 +83,17 @@ func gauge(t testing.TB, name string) float64 {
 	return gathered(t, ourRegistry(t))[name].GetMetric()[0].GetGauge().GetValue()
 }
 
-// statusWaker is a source that can be heard, or not.
-type statusWaker struct {
-	Writes
-	down atomic.Bool
+// source is a source of wake-ups that can be heard, or not.
+type source struct{ down atomic.Bool }
+
+func (w *source) as(name string) ops.Source {
+	return ops.Source{Name: name, Up: func() bool { return !w.down.Load() }}
 }
 
-func (w *statusWaker) Up() bool { return !w.down.Load() }
-
-// The names, the types and the labels are a contract (SPEC section 10).
+// The names, the types and the labels are a contract (contract 10).
 func TestMetricsNames(t *testing.T) {
 	s := realSite(t, "")
-	s.wakers = []namedWaker{{new(statusWaker), "redis"}}
+	s.seen.Wakers = []ops.Source{new(source).as("redis")}
 	families := gathered(t, ourRegistry(t))
 	want := map[string]string{
 		"caddy_long_poll_parked_requests":    "GAUGE",
@@ -119,24 +151,28 @@ func TestMetricsFromTheStart(t *testing.T) {
 
 // Each configuration has a registry of its own, and several handlers.
 func TestMetricsOfSeveralConfigurations(t *testing.T) {
-	before := readByLabel(theMetrics.requests)["answered"]
+	before := counter(t, "requests_total", "answered")
 	for range 3 {
 		ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 		defer cancel()
 		for range 2 {
-			h := new(Handler)
+			h := new(longpoll.Handler)
 			if err := h.Provision(ctx); err != nil {
 				t.Fatal(err)
 			}
 			defer h.Cleanup()
-			h.metrics.done(&question{subject: subject{h: h}, outcome: answered})
+			w := newResponse()
+			r := caddyhttp.PrepareRequest(newRequest(http.MethodGet, "/", ""), caddy.NewReplacer(), w, new(caddyhttp.Server))
+			if err := h.ServeHTTP(w, r, tagged("1")); err != nil {
+				t.Fatal(err)
+			}
 		}
 		families := gathered(t, ctx.GetMetricsRegistry())
 		if len(families) < 9 { // waker_up has no series without wakers
 			t.Errorf("got %d metrics: %v", len(families), slices.Sorted(maps.Keys(families)))
 		}
 	}
-	if got := readByLabel(theMetrics.requests)["answered"] - before; got != 6 {
+	if got := counter(t, "requests_total", "answered") - before; got != 6 {
 		t.Errorf("got %d requests counted over all of them; want 6", got)
 	}
 }
@@ -181,28 +217,28 @@ func TestMetricsParked(t *testing.T) {
 		settle(0)
 		new := newSite(t, steady)
 		new.get("/a", has("1")).mustWait()
-		if got := live.parked(); got != 5001 {
+		if got := parkedNow(); got != 5001 {
 			t.Errorf("before: got %d parked; want 5001", got)
 		}
 		old.Cleanup()
 		settle(100 * time.Millisecond)
-		if got, of := live.parked(), old.lot.Parked(); got != of+1 || of == 0 || of == 5000 {
+		if got, of := parkedNow(), old.lot.Parked(); got != of+1 || of == 0 || of == 5000 {
 			t.Errorf("while it drains: got %d parked; want 1 and the %d of the old configuration", got, of)
 		}
 		settle(2 * time.Second)
-		if got := live.parked(); got != 1 {
+		if got := parkedNow(); got != 1 {
 			t.Errorf("afterwards: got %d parked; want 1", got)
 		}
-		if slices.Contains(live.handlers(), old.Handler) {
+		if slices.Contains(ops.Live.Sites(), old.seen) {
 			t.Error("the old handler is still known")
 		}
-		if !slices.Contains(live.handlers(), new.Handler) {
+		if !slices.Contains(ops.Live.Sites(), new.seen) {
 			t.Error("the new handler is not known any more")
 		}
 	}))
 	t.Run("a configuration that fails", func(t *testing.T) {
-		before := len(live.handlers())
-		for _, h := range []*Handler{{Ignore: []string{"a..b"}}, {}} {
+		before := len(ops.Live.Sites())
+		for _, h := range []*longpoll.Handler{{Ignore: []string{"a..b"}}, {}} {
 			ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 			h.Provision(ctx)
 			if err := h.Cleanup(); err != nil { // as Caddy does after an error too
@@ -210,14 +246,14 @@ func TestMetricsParked(t *testing.T) {
 			}
 			cancel()
 		}
-		if got := len(live.handlers()); got != before {
+		if got := len(ops.Live.Sites()); got != before {
 			t.Errorf("got %d handlers; want %d as before", got, before)
 		}
 	})
 }
 
 func TestMetricsWakerUp(t *testing.T) {
-	one, two := realSite(t, ""), realSite(t, "")
+	one, two := realSite(t, "wake spy"), realSite(t, "")
 	up := func() map[string]float64 {
 		values := make(map[string]float64)
 		for _, m := range gathered(t, ourRegistry(t))["caddy_long_poll_waker_up"].GetMetric() {
@@ -226,11 +262,11 @@ func TestMetricsWakerUp(t *testing.T) {
 		return values
 	}
 	if got := up(); len(got) > 0 {
-		t.Errorf("without wakers: got %v", got)
+		t.Errorf("without wakers that know: got %v", got)
 	}
-	a, b, c := new(statusWaker), new(statusWaker), new(statusWaker)
-	one.wakers = []namedWaker{{a, "redis"}, {new(Writes), "silent"}}
-	two.wakers = []namedWaker{{b, "redis"}, {c, "other"}}
+	a, b, c := new(source), new(source), new(source)
+	one.seen.Wakers = []ops.Source{a.as("redis")}
+	two.seen.Wakers = []ops.Source{b.as("redis"), c.as("other")}
 	for _, step := range []struct {
 		a, b, c bool
 		want    map[string]float64
@@ -337,14 +373,14 @@ func TestMetricsSaved(t *testing.T) {
 		t.Run(name, virtual(func(t *testing.T) {
 			s := newSite(t, steady+test.block)
 			s.backend.say(tagged("1"))
-			before := readCounter(theMetrics.saved)
+			before := counter(t, "checks_saved_total", "")
 			test.do(s)
 			settle(0)
 			want := test.want
 			if want == allButChecks {
 				want = uint64(10 - s.backend.checks())
 			}
-			if got := readCounter(theMetrics.saved) - before; got != want {
+			if got := counter(t, "checks_saved_total", "") - before; got != want {
 				t.Errorf("got %d saved; want %d", got, want)
 			}
 		}))
@@ -353,43 +389,42 @@ func TestMetricsSaved(t *testing.T) {
 
 // Times tell a slow backend from a slow client.
 func TestMetricsTimes(t *testing.T) {
-	histogram := func(o prometheus.Observer) timeSum { return readHistogram(o.(prometheus.Histogram)) }
 	t.Run("a slow backend", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
-		before := readHistogram(theMetrics.checking)
+		n, took := histogram(t, "check_seconds", "")
 		s.backend.say(slowly(3*time.Second, tagged("1")))
 		s.get("/").wants("200 answered")
-		after := readHistogram(theMetrics.checking)
-		if n, took := after.Count-before.Count, after.Sum-before.Sum; n != 1 || took < 2.999 || took > 3.001 {
+		after, all := histogram(t, "check_seconds", "")
+		if n, took := after-n, all-took; n != 1 || took < 2.999 || took > 3.001 {
 			t.Errorf("got %d checks that took %vs; want 1 that took 3s", n, took)
 		}
 	}))
 	t.Run("a slow client", virtual(func(t *testing.T) {
 		s := newSite(t, steady+"interval 1s")
 		s.backend.say(tagged("1"))
-		before := readHistogram(theMetrics.releases)
+		n, took := histogram(t, "release_seconds", "")
 		fast, slow := s.get("/", has("1")), s.sendTo(&slowResponse{newResponse(), 2 * time.Second}, newRequest(http.MethodGet, "/", "", has("1")))
 		settle(100 * time.Millisecond)
 		s.backend.say(tagged("2"))
 		fast.wants("200 changed")
 		<-slow
-		after := readHistogram(theMetrics.releases)
-		if n, took := after.Count-before.Count, after.Sum-before.Sum; n != 2 || took < 1.999 || took > 2.001 {
+		after, all := histogram(t, "release_seconds", "")
+		if n, took := after-n, all-took; n != 2 || took < 1.999 || took > 2.001 {
 			t.Errorf("got %d releases that took %vs; want 2 that took 2s together", n, took)
 		}
 	}))
 	t.Run("how long they were held", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(tagged("1"))
-		of := theMetrics.ofOutcome[expired].held
-		before, atOnce := histogram(of), histogram(theMetrics.ofOutcome[answered].held)
+		n, took := histogram(t, "hold_seconds", "expired")
+		atOnce, _ := histogram(t, "hold_seconds", "answered")
 		s.get("/", has("1")).wants("304 expired")
 		s.get("/").wants("200 answered")
-		after := histogram(of)
-		if n, took := after.Count-before.Count, after.Sum-before.Sum; n != 1 || took < 24.999 || took > 25.001 {
+		after, all := histogram(t, "hold_seconds", "expired")
+		if n, took := after-n, all-took; n != 1 || took < 24.999 || took > 25.001 {
 			t.Errorf("got %d that were held %vs; want 1 that was held 25s", n, took)
 		}
-		if histogram(theMetrics.ofOutcome[answered].held) != atOnce {
+		if now, _ := histogram(t, "hold_seconds", "answered"); now != atOnce {
 			t.Error("what was not parked was counted as held")
 		}
 	}))
@@ -401,8 +436,8 @@ func TestMetricsTimes(t *testing.T) {
 		seen := time.Now()
 		settle(10 * time.Second)
 		for _, r := range s.lot.Resources() {
-			if st := r.Snapshot().State; !st.since.Equal(seen) || !st.ended.After(seen.Add(8*time.Second)) {
-				t.Errorf("seen since %v, read at %v; want since %v", st.since, st.ended, seen)
+			if st := r.Snapshot().State; !st.Since.Equal(seen) || !st.Ended.After(seen.Add(8*time.Second)) {
+				t.Errorf("seen since %v, read at %v; want since %v", st.Since, st.Ended, seen)
 			}
 		}
 	}))
@@ -427,20 +462,4 @@ func (s *site) sendTo(w http.ResponseWriter, r *http.Request) <-chan struct{} {
 		s.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s.server), s.backend)
 	}()
 	return done
-}
-
-// To count a request allocates nothing.
-func TestMetricsAllocations(t *testing.T) {
-	s := realSite(t, "")
-	q := &question{
-		subject: subject{h: s.Handler, r: newRequest(http.MethodGet, "/", ""), state: &state{owner: 1}},
-		outcome: changed, parkedAt: time.Now(), held: time.Second,
-	}
-	since := time.Now()
-	if n := testing.AllocsPerRun(1000, func() {
-		s.metrics.released(since)
-		s.done(q)
-	}); n != 0 {
-		t.Errorf("got %v allocations per request", n)
-	}
 }

@@ -1,23 +1,12 @@
-package longpoll
+package contract_test
 
 import (
-	"context"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/url"
-	"os"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"go.uber.org/zap/zaptest/observer"
 )
 
 // told are the logs of at least a level, as "message field=value" for the fields
@@ -119,8 +108,8 @@ func TestLogs(t *testing.T) {
 		settle(time.Second)
 		c.leave()
 		settle(10 * time.Second)
-		if n := len(s.outage.failing); n != 0 {
-			t.Errorf("%d resources are still kept", n)
+		if o := readStats(t).Outages; len(o) != 1 || o[0].Resources != 0 {
+			t.Errorf("got outages %+v; want one of no resource that is known", o)
 		}
 	}))
 	t.Run("a backend that comes and goes", virtual(func(t *testing.T) {
@@ -134,10 +123,8 @@ func TestLogs(t *testing.T) {
 			settle(20 * time.Second)
 		}
 		s.wantsTold(t, nil, "backend fails", "backend fails no more", "backend fails", "backend fails no more", "backend fails", "backend fails no more")
-		for _, r := range s.lot.Resources() {
-			if len(s.outage.failing) != 1 || s.outage.failing[r] {
-				t.Errorf("got %v; want the resource to be known as one that does not fail", s.outage.failing)
-			}
+		if o := readStats(t).Outages; len(o) != 0 {
+			t.Errorf("got outages %+v; want none", o)
 		}
 	}))
 	t.Run("a hold_while on an error is no outage", virtual(func(t *testing.T) {
@@ -202,50 +189,8 @@ func TestLogsOfBounds(t *testing.T) {
 			"refusing requests error=max_resources is reached refused=1 parked=2",
 		}
 		s.wantsTold(t, fields, want...)
-		settle(refusedPause)
+		settle(time.Minute)
 		s.get("/", has("1")).wants("503 refused")
 		s.wantsTold(t, fields, append(want, "refusing requests error=max_parked is reached refused=100 parked=2")...)
 	})(t)
-}
-
-// Debug costs nothing that counts where it is off.
-func TestLogsAreOff(t *testing.T) {
-	s := realSite(t, "")
-	core, logs := observer.New(zapcore.InfoLevel)
-	s.logger = zap.New(core)
-	q := &question{subject: subject{h: s.Handler, r: newRequest(http.MethodGet, "/", "")}, outcome: changed}
-	if n := testing.AllocsPerRun(1000, func() { s.done(q) }); n != 0 {
-		t.Errorf("got %v allocations", n)
-	}
-	if logs.Len() != 0 {
-		t.Errorf("got %d logs", logs.Len())
-	}
-}
-
-// A reason is made of what is known to be harmless.
-func TestReason(t *testing.T) {
-	refused := &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}
-	for want, s := range map[string]*state{
-		"":                          {version: version{status: 0}},
-		"Service Unavailable":       {version: version{status: 503}},
-		"connection refused":        {err: caddyhttp.Error(502, refused)},
-		"no such host":              {err: caddyhttp.Error(502, &net.DNSError{Err: "no such host", Name: "backend"})},
-		"certificate not trusted":   {err: fmt.Errorf("secret: %w", x509.UnknownAuthorityError{})},
-		"context deadline exceeded": {err: &url.Error{Op: "Get", URL: "http://secret", Err: context.DeadlineExceeded}},
-		errTimeout.Error():          {err: asHandlerError(errTimeout)},
-		errAborted.Error():          {err: asHandlerError(errAborted)},
-		errNothing.Error():          {err: asHandlerError(errNothing)},
-		"Bad Gateway":               {err: errors.New("secret"), version: version{status: 502}},
-	} {
-		if got := s.reason(); got != want {
-			t.Errorf("%v: got %q; want %q", s.err, got, want)
-		}
-	}
-
-	// A real one.
-	server := httptest.NewServer(nil)
-	server.Close()
-	if _, err := http.Get(server.URL); (&state{err: err}).reason() != "connection refused" {
-		t.Errorf("%v: got %q", err, (&state{err: err}).reason())
-	}
 }

@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"crypto/tls"

@@ -1,10 +1,11 @@
-package longpoll
+package contract_test
 
 import (
 	"bytes"
 	"compress/gzip"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
 // Section 4 of the contract, and what section 3 says about who has which version.
@@ -238,7 +241,7 @@ func TestUnversioned(t *testing.T) {
 // Only a 2xx can hold a client by its version.
 func TestStatus(t *testing.T) {
 	for status := range 600 {
-		if status < 200 || status == 304 || fails(status) || status == 499 {
+		if status < 200 || status == 304 || state.Outage(status) || status == 499 {
 			continue
 		}
 		if status%100 > 5 && status != 226 && status != 308 && status != 426 && status != 451 {
@@ -609,4 +612,34 @@ func TestVersion(t *testing.T) {
 		s.backend.say(tagged("1", "X-Rev: 2"))
 		c.wants("200 changed state 1").wantsField("X-Rev", "2")
 	}))
+}
+
+// A client's `since` is compared with the configured version alone: the backend's
+// ETag is then another thing.
+func TestSinceIsNoETag(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"since {query.index}\nversion {lp.json.v}")
+		s.backend.say(reply(200, `{"v":7}`, `ETag: "5"`))
+		s.get("/?index=5").wants(`200 answered {"v":7}`)
+		s.get("/?index=7").mustWait()
+	})(t)
+}
+
+// With hold_while, a field that differs in each answer is no change: nobody is
+// woken, and the interval grows.
+func TestNoiseIsNoChange(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, "hold 25s 0%\ninterval 1s 8s\nhold_while {lp.json.items} empty")
+		n := 0
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			n++
+			return reply(200, `{"items":[]}`, `ETag: "1"`, "X-Request-Id: "+strconv.Itoa(n))(w, r)
+		})
+		c := s.get("/")
+		settle(20 * time.Second)
+		c.mustWait()
+		if got := s.backend.checks(); got > 8 {
+			t.Errorf("got %d checks in 20 s, want the pauses to grow", got)
+		}
+	})(t)
 }

@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"encoding/json"
@@ -12,6 +12,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	longpoll "github.com/caddy-longpoll/caddy-longpoll"
 )
 
 func init() {
@@ -42,6 +44,18 @@ func (*spyWaker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// Provision tells the site of its guest.
+func (s *spyWaker) Provision(ctx caddy.Context) error {
+	tellSite(ctx, s)
+	return nil
+}
+
+func tellSite(ctx caddy.Context, guest caddy.Module) {
+	if s, ok := ctx.Value(siteKey).(*site); ok {
+		s.spies = append(s.spies, guest)
+	}
+}
+
 func (s *spyWaker) Watch(repl *caddy.Replacer, wake func()) (stop func()) {
 	w := &spyWatch{wake: wake, asks: repl.ReplaceAll(
 		"{http.request.method} {http.request.host} {http.request.uri.path} {http.request.uri.query.id} {http.request.header.X-Tenant} {tenant}", "-")}
@@ -67,6 +81,12 @@ func (*pathSpyWaker) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{ID: "http.long_poll.wakers.path_spy", New: func() caddy.Module { return new(pathSpyWaker) }}
 }
 
+// Provision tells the site of its guest.
+func (s *pathSpyWaker) Provision(ctx caddy.Context) error {
+	tellSite(ctx, s)
+	return nil
+}
+
 func (s *pathSpyWaker) OnPath(wake func(path string)) {
 	wake("/too/early") // which the contract allows
 	s.wakePath = wake
@@ -88,10 +108,10 @@ func (noWaker) CaddyModule() caddy.ModuleInfo {
 
 // spy is a waker of the site.
 func (s *site) spy(i int) *spyWaker {
-	if p, ok := s.wakers[i].Waker.(*pathSpyWaker); ok {
+	if p, ok := s.spies[i].(*pathSpyWaker); ok {
 		return &p.spyWaker
 	}
-	return s.wakers[i].Waker.(*spyWaker)
+	return s.spies[i].(*spyWaker)
 }
 
 func TestWakerWatches(t *testing.T) {
@@ -190,11 +210,11 @@ func TestWakerWakes(t *testing.T) {
 			if !strings.Contains(w.asks, "/orders") {
 				continue
 			}
-			before := readByLabel(theMetrics.wakes)["spy"]
+			before := counter(t, "wakes_total", "spy")
 			s.wantsChecks("/orders", w.wake)
 			s.backend.say(tagged("2"))
 			s.wantsChecks("/orders", w.wake)
-			if n := readByLabel(theMetrics.wakes)["spy"] - before; n != 2 {
+			if n := counter(t, "wakes_total", "spy") - before; n != 2 {
 				t.Errorf("counted %d wake-ups; want 2", n)
 			}
 		}
@@ -238,7 +258,7 @@ func TestPathWaker(t *testing.T) {
 		for _, target := range []string{"/orders", "/orders/?page=2", "http://two.example/orders", "/orders/42", "/"} {
 			s.get(target, has("1")).mustWait()
 		}
-		wake := s.wakers[0].Waker.(*pathSpyWaker).wakePath
+		wake := s.spies[0].(*pathSpyWaker).wakePath
 		s.wantsChecks("/orders /orders/?page=2 /orders", func() { wake("/orders") })
 		s.wantsChecks("/orders/42", func() { wake("/orders/42/") })
 		s.wantsChecks("/", func() { wake("/") })
@@ -251,7 +271,7 @@ func TestWakeOfJSON(t *testing.T) {
 	for config, want := range map[string]string{
 		`[]`:                               "",
 		`[{"waker": "spy"}]`:               "",
-		`[{"waker": "none"}]`:              "wake: module *longpoll.noWaker is not a Waker",
+		`[{"waker": "none"}]`:              "wake: module *contract_test.noWaker is not a Waker",
 		`[{"waker": "carrier_pigeon"}]`:    "unknown module: http.long_poll.wakers.carrier_pigeon",
 		`[{}]`:                             "loading wake",
 		`[{"waker": 7}]`:                   "loading wake",
@@ -260,7 +280,7 @@ func TestWakeOfJSON(t *testing.T) {
 		`[{"waker": "writes", "paths": ["orders"]}]`: `wake writes "orders": expected a path`,
 		`[{"waker": "writes", "paths": [""]}]`:       `wake writes "": expected a path`,
 	} {
-		h := new(Handler)
+		h := new(longpoll.Handler)
 		if err := json.Unmarshal([]byte(config), &h.WakeRaw); err != nil {
 			t.Fatal(err)
 		}
@@ -273,6 +293,5 @@ func TestWakeOfJSON(t *testing.T) {
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%s: got %v; want %q", config, err, want)
 		}
-		h.wakesOnWrites() // must come back
 	}
 }

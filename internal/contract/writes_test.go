@@ -1,4 +1,4 @@
-package longpoll
+package contract_test
 
 import (
 	"errors"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	longpoll "github.com/caddy-longpoll/caddy-longpoll"
 )
 
 // patient leaves all checks but the first to wake-ups.
@@ -29,7 +31,7 @@ func (s *site) pass(method, target string, says caddyhttp.HandlerFunc) (w *respo
 			panic(p)
 		}
 	}()
-	return w, new(WritesHandler).ServeHTTP(w, r, says)
+	return w, new(longpoll.WritesHandler).ServeHTTP(w, r, says)
 }
 
 // wantsChecks compares what is checked because of something: URIs in any order.
@@ -54,7 +56,7 @@ func (s *site) wantsChecks(of string, because func()) {
 // seen puts a handler that sees writes before another one.
 func seen(says caddyhttp.HandlerFunc) caddyhttp.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		return new(WritesHandler).ServeHTTP(w, r, says)
+		return new(longpoll.WritesHandler).ServeHTTP(w, r, says)
 	}
 }
 
@@ -200,12 +202,12 @@ func TestWriteThroughLongPoll(t *testing.T) {
 		s := newSite(t, patient+"wake writes /orders\nwake writes {dir}")
 		s.get("/orders", has("1")).mustWait()
 		s.backend.say(slowly(time.Second, seen(seen(tagged("1")))))
-		before := readByLabel(theMetrics.wakes)["writes"]
+		before := counter(t, "wakes_total", "writes")
 		s.wantsChecks("/orders/42 /orders", func() {
 			s.send(newRequest(http.MethodPut, "/orders/42", "")).wants("200 bypassed state 1")
 			settle(10 * time.Second)
 		})
-		if n := readByLabel(theMetrics.wakes)["writes"] - before; n != 1 {
+		if n := counter(t, "wakes_total", "writes") - before; n != 1 {
 			t.Errorf("counted %d wake-ups; want 1", n)
 		}
 	}))
@@ -228,20 +230,6 @@ func TestWriteThroughLongPoll(t *testing.T) {
 			})
 		})
 	}))
-}
-
-// The same path on another port is another thing.
-func TestWriteOnAnotherServer(t *testing.T) {
-	virtual(func(t *testing.T) {
-		s := newSite(t, patient+"wake writes")
-		s.Handler.server = "srv1"
-		s.get("/orders", has("1")).mustWait()
-		s.wantsChecks("", func() {
-			if _, err := s.pass(http.MethodPost, "/orders", silent); err != nil {
-				t.Error(err)
-			}
-		})
-	})(t)
 }
 
 // handle_path strips a prefix between two of those that look: what waits on either
