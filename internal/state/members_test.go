@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestParseMemberPath(t *testing.T) {
+func TestMemberPath(t *testing.T) {
 	for path, want := range map[string][]string{
 		"timestamp":      {"timestamp"},
 		"meta.timestamp": {"meta", "timestamp"},
@@ -25,14 +25,14 @@ func TestParseMemberPath(t *testing.T) {
 		"größe.高さ":       {"größe", "高さ"},
 		"with space":     {"with space"},
 	} {
-		got, err := parseMemberPath(path)
+		got, err := MemberPath(path)
 		if err != nil || !slices.Equal(got, want) {
 			t.Errorf("%s: got %q, %v; want %q", path, got, err, want)
 		}
 	}
 }
 
-func TestParseMemberPathRejects(t *testing.T) {
+func TestMemberPathRejects(t *testing.T) {
 	for path, want := range map[string]string{
 		"":                    "at its end",
 		".":                   `unexpected '.' at offset 0`,
@@ -54,7 +54,7 @@ func TestParseMemberPathRejects(t *testing.T) {
 		"a.[b,c]":             `unexpected '[' at offset 2`,
 		"{lp.json.timestamp}": `unexpected '{' at offset 0`,
 	} {
-		parts, err := parseMemberPath(path)
+		parts, err := MemberPath(path)
 		if err == nil {
 			t.Errorf("%s: got %q; want an error", path, parts)
 		} else if !strings.Contains(err.Error(), want) {
@@ -89,7 +89,7 @@ func TestDropMembers(t *testing.T) {
 	} {
 		var paths [][]string
 		for path := range strings.FieldsSeq(test.paths) {
-			parts, err := parseMemberPath(path)
+			parts, err := MemberPath(path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,7 +121,7 @@ func FuzzDropMembers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte, path1, path2 string) {
 		var paths [][]string
 		for _, path := range []string{path1, path2} {
-			if parts, err := parseMemberPath(path); err == nil {
+			if parts, err := MemberPath(path); err == nil {
 				paths = append(paths, parts)
 			}
 		}

@@ -14,6 +14,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
 // FuzzTemplate: whatever a template looks like around its placeholder, what was
@@ -31,7 +35,7 @@ func FuzzTemplate(f *testing.F) {
 		repl := caddy.NewEmptyReplacer()
 		repl.Set("v", value)
 		repl.Set("w", value)
-		b := newBody(&Reply{Status: 200, Body: before + "{v}" + after})
+		b := NewBody(&Reply{Status: 200, Body: before + "{v}" + after})
 		got, kind := b.render(repl)
 		if !b.json {
 			if kind == "application/json" {
@@ -56,19 +60,17 @@ func FuzzInjection(f *testing.F) {
 	for _, text := range []string{"", "7", "a\r\nSet-Cookie: x=1", "\r\n\r\nHTTP/1.1 200 OK", "\n", "\x00", "\u2028", "\xff", `"`, `\`, `","notificationId":"`, "{lp.version}", "{env.HOME}"} {
 		f.Add(text, text)
 	}
-	h := &Handler{
-		Header: http.Header{
-			"X-Query":   {"{http.request.uri.query.v}"},
-			"X-Version": {"<{lp.version}>", "{lp.header.X-Said}"},
-			"X-Json":    {"{lp.json.v} {lp.body}"},
-			"X-Asked":   {"{lp.request.json.v}{lp.request.form.v}{lp.request.query_json.j.v}"},
-		},
-		Version: "{lp.json.v}",
-	}
-	answers := []*body{
-		newBody(&Reply{Status: 200, Body: `[{"name":"{lp.request.query_json.j.v}","version":"{lp.version}","raw":{lp.json.v},"asked":"{http.request.uri.query.v}"}]`}),
-		newBody(&Reply{Status: 200, Body: "{lp.body}\n{lp.request.json.v}"}),
-		newBody(&Reply{Status: 304}),
+	re := &Writer{Header: http.Header{
+		"X-Query":   {"{http.request.uri.query.v}"},
+		"X-Version": {"<{lp.version}>", "{lp.header.X-Said}"},
+		"X-Json":    {"{lp.json.v} {lp.body}"},
+		"X-Asked":   {"{lp.request.json.v}{lp.request.form.v}{lp.request.query_json.j.v}"},
+	}}
+	rules := &poll.Rules{Version: "{lp.json.v}", Share: new(share.Rules), State: &state.Rules{Configured: true}}
+	answers := []*Body{
+		NewBody(&Reply{Status: 200, Body: `[{"name":"{lp.request.query_json.j.v}","version":"{lp.version}","raw":{lp.json.v},"asked":"{http.request.uri.query.v}"}]`}),
+		NewBody(&Reply{Status: 200, Body: "{lp.body}\n{lp.request.json.v}"}),
+		NewBody(&Reply{Status: 304}),
 	}
 	f.Fuzz(func(t *testing.T, asked, said string) {
 		j, err := json.Marshal(map[string]string{"v": asked})
@@ -84,14 +86,14 @@ func FuzzInjection(f *testing.F) {
 			w := httptest.NewRecorder()
 			repl := caddy.NewReplacer()
 			r := caddyhttp.PrepareRequest(httptest.NewRequest(http.MethodGet, "/?"+query.Encode(), nil), repl, w, nil)
-			s := &state{seen: &answer{
-				status: 200, body: body, plain: func() []byte { return body },
-				header: http.Header{"X-Said": {said}, "Content-Type": {"text/html"}},
+			s := &state.State{Source: &state.Answer{
+				Status: 200, Body: body, Plain: func() []byte { return body },
+				Header: http.Header{"X-Said": {said}, "Content-Type": {"text/html"}},
 			}}
-			s.version = version{200, s.json("v")}
-			q := h.question(r)
-			q.body, q.state, q.outcome = j, s, changed
-			if err := q.reply(w, b); err != nil {
+			s.Version = state.Version{Status: 200, Text: s.JSON("v")}
+			p := rules.New(r)
+			p.Body, p.Told, p.Outcome = j, &state.Reading{State: s}, poll.Changed
+			if err := re.body(p, w, b); err != nil {
 				t.Fatal(err)
 			}
 
@@ -107,11 +109,11 @@ func FuzzInjection(f *testing.F) {
 			}
 			for name := range got.Header {
 				known := []string{"Cache-Control", "Connection", "Content-Length", "Content-Type", "Etag", "Long-Poll"}
-				if _, ours := h.Header[name]; !ours && !slices.Contains(known, name) {
+				if _, ours := re.Header[name]; !ours && !slices.Contains(known, name) {
 					t.Errorf("asked %q, said %q: got a field %s", asked, said, name)
 				}
 			}
-			for name, values := range h.Header {
+			for name, values := range re.Header {
 				if len(got.Header[name]) != len(values) {
 					t.Errorf("asked %q, said %q: got %s %q", asked, said, name, got.Header[name])
 				}
@@ -135,58 +137,80 @@ func FuzzInjection(f *testing.F) {
 			if err := dec.Decode(&news); err != nil || len(news) != 1 {
 				t.Fatalf("asked %q, said %q: got %s, %v", asked, said, text, err)
 			}
-			if got := news[0]; got.Version != s.json("v") || !sameText(got.Asked, asked, strings.ToValidUTF8(asked, "\ufffd")) {
+			if got := news[0]; got.Version != s.JSON("v") || !sameText(got.Asked, asked, strings.ToValidUTF8(asked, "\ufffd")) {
 				t.Errorf("asked %q, said %q: got %+v", asked, said, got)
 			}
 		}
 	})
 }
 
-// FuzzProbeRequest: whatever a client asks, the probe that goes to the backend is
-// one request, of the path that the configuration has.
-func FuzzProbeRequest(f *testing.F) {
-	for _, text := range []string{"", "7", "a b", "..", ".", "../secret", "a/../../secret", "/", "//", "?x=1", "&x=1", "#", "%2e%2e", "%", ";", "\r\nX: y", " HTTP/1.0\r\n\r\n", "\x00", "\xff", "{path}", "http://elsewhere/"} {
-		f.Add(text)
+// Whatever a value is, it can neither end a string nor add a member next to the
+// place that it stands in.
+func FuzzReplyJSON(f *testing.F) {
+	for _, value := range []string{"", "7", `"`, `\`, `","b":"`, `1,"b":2`, `{"b":1}`, "[1]", "null", "\x00\xff\u2028", "{a}", "1e999", "true", " 1 ", "-", "1 2"} {
+		f.Add(value)
 	}
-	f.Fuzz(func(t *testing.T, asked string) {
-		r := httptest.NewRequest(http.MethodGet, "/?"+url.Values{"v": {asked}}.Encode(), nil)
-		r.URL.Path, r.URL.RawPath = "/"+asked, ""
-		repl := caddy.NewReplacer()
-		caddyhttp.PrepareRequest(r, repl, nil, nil)
-		for _, test := range []struct {
-			uri     string
-			slashes int // in its path; -1 if the client's are its own
-		}{
-			{"/rev/{http.request.uri.query.v}/x?of={http.request.uri.query.v}&b=2", 3},
-			{"/rev/{http.request.uri}?of={http.request.uri.path}&b=2", 2},
-			{"/rev{http.request.uri.path}?of={http.request.uri.query.v}&b=2", -1},
-			{"/rev{http.request.orig_uri.path}?of=7&b=2&{http.request.uri.query}", -1},
-		} {
-			u, err := probeURL(test.uri, repl)
-			if err != nil {
-				continue // not asked at all
+	bodies := []string{
+		`{"a":"{v}","b":{v},"c":["{v}",{v}],"d":"x{v}y"}`,
+		`"{v}{v}"`,
+		`[{v}]`,
+		`{"{v}":1}`,
+		`{"a":1{v}}`,
+		`{"a":-{v}}`,
+		`{"a":[1,{v}2]}`,
+		`{"a":"\\{v}"}`,
+		`{"a":{"b":{v}}}`,
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		repl := caddy.NewEmptyReplacer()
+		repl.Set("v", value)
+		for _, text := range bodies {
+			b := NewBody(&Reply{Status: 200, Body: text})
+			got, kind := b.render(repl)
+			if !b.json {
+				if kind == "application/json" {
+					t.Errorf("%s: got %s, which is said to be JSON", text, got)
+				}
+				continue
 			}
-			line := "GET " + u.RequestURI() + " HTTP/1.1\r\nHost: backend\r\n\r\n"
-			rest := bufio.NewReader(strings.NewReader(line))
-			got, err := http.ReadRequest(rest)
-			if err != nil {
-				t.Fatalf("%q with %q: got a request that can not be read: %v", test.uri, asked, err)
+			if !json.Valid(got) || kind != "application/json" {
+				t.Fatalf("%s with %q: got %s as %s", text, value, got, kind)
 			}
-			if rest.Buffered() > 0 || len(got.Header) > 0 || got.Host != "backend" || got.URL.Host != "" {
-				t.Fatalf("%q with %q: got %q", test.uri, asked, line)
+			if a, b := shape(got), shape([]byte(strings.ReplaceAll(text, "{v}", "0"))); a > b && !json.Valid([]byte(value)) {
+				t.Fatalf("%s with %q: got %s, which has another shape", text, value, got)
 			}
-			path := got.URL.EscapedPath()
-			if !strings.HasPrefix(path, "/rev/") || test.slashes >= 0 && strings.Count(path, "/") != test.slashes {
-				t.Errorf("%q with %q: got path %s", test.uri, asked, path)
-			}
-			if slices.ContainsFunc(strings.FieldsFunc(got.URL.Path, func(r rune) bool { return r == '/' || r == '\\' }), climbs) {
-				t.Errorf("%q with %q: got path %s, which climbs", test.uri, asked, path)
-			}
-			if query := got.URL.Query(); query.Get("b") != "2" || len(query["of"]) != 1 {
-				t.Errorf("%q with %q: got query %s", test.uri, asked, got.URL.RawQuery)
-			}
+		}
+		// It can be read again for what it was.
+		got, _ := NewBody(&Reply{Status: 200, Body: bodies[0]}).render(repl)
+		var v struct{ A, D string }
+		want := strings.ToValidUTF8(value, "\ufffd")
+		if err := json.Unmarshal(got, &v); err != nil || !sameText(v.A, value, want) || !sameText(v.D, "x"+value+"y", "x"+want+"y") {
+			t.Errorf("%q: got %q and %q, %v", value, v.A, v.D, err)
 		}
 	})
 }
 
-func climbs(segment string) bool { return segment == "." || segment == ".." }
+// sameText compares what JSON can hold of a text: each byte that is no UTF-8 becomes
+// a replacement character, or a run of them does.
+func sameText(got, a, b string) bool {
+	squeeze := func(s string) string {
+		s = strings.ToValidUTF8(s, "\ufffd")
+		for strings.Contains(s, "\ufffd\ufffd") {
+			s = strings.ReplaceAll(s, "\ufffd\ufffd", "\ufffd")
+		}
+		return s
+	}
+	return got == a || squeeze(got) == squeeze(b)
+}
+
+// shape counts what gives JSON its structure.
+func shape(text []byte) (n int) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	for {
+		if _, err := dec.Token(); err != nil {
+			return n
+		}
+		n++
+	}
+}
