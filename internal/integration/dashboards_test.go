@@ -1,4 +1,4 @@
-package longpoll
+package integration_test
 
 import (
 	"encoding/json"
@@ -10,14 +10,17 @@ import (
 	"testing"
 
 	dto "github.com/prometheus/client_model/go"
+
+	longpoll "github.com/caddy-longpoll/caddy-longpoll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 )
 
 // What the dashboard and the alert rules ask for exists, under that name, with
 // those labels and label values.
 func TestDashboards(t *testing.T) {
-	s := realSite(t, "")
-	s.wakers = []namedWaker{{new(statusWaker), "redis"}}
-	families := gathered(t, ourRegistry(t))
+	h := newHandler(t, new(longpoll.Handler))
+	h.seen.Wakers = []ops.Source{new(source).as("redis")}
+	families := gathered(t)
 	name := regexp.MustCompile(`caddy_long_poll_[a-z_]+`)
 	selector := regexp.MustCompile(`(caddy_long_poll_[a-z_]+)(?:\{([^}]*)\})?`)
 	matcher := regexp.MustCompile(`([a-z_]+)(=~|=)"([^"]*)"`)

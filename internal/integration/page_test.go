@@ -1,25 +1,26 @@
-package longpoll
+package integration_test
 
 import (
 	"bufio"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"go.uber.org/zap"
+
+	longpoll "github.com/caddy-longpoll/caddy-longpoll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 )
 
 // browser is a headless Chromium with one page, driven over a pipe.
@@ -45,11 +46,14 @@ func newBrowser(t *testing.T) *browser {
 	if path == "" {
 		t.Skip("chromium is not installed: the page is not tested")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-		"--user-data-dir="+t.TempDir(), "--remote-debugging-pipe")
+	profile, err := os.MkdirTemp("", "lp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-breakpad", "--hide-scrollbars",
+		"--user-data-dir="+profile, "--remote-debugging-pipe")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it has children of its own
 	theirIn, out, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -64,12 +68,16 @@ func newBrowser(t *testing.T) *browser {
 	}
 	theirIn.Close()
 	theirOut.Close()
+	overdue := time.AfterFunc(2*time.Minute, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	b := &browser{t: t, out: out, in: bufio.NewReader(in)}
 	t.Cleanup(func() {
-		b.out.Write([]byte(`{"id":1000000,"method":"Browser.close"}` + "\x00"))
+		overdue.Stop()
 		out.Close()
-		cmd.Wait() // it ends its children and leaves its directory alone before
+		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // all of it, before it is waited for: the number is still its own
+		cmd.Wait()
 		in.Close()
+		// Its children may still be at their last files when it has ended.
+		until(t, "the browser's profile is removed", func() bool { return os.RemoveAll(profile) == nil })
 	})
 	var target struct{ TargetID string }
 	b.call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
@@ -183,53 +191,27 @@ func (b *browser) look(name, scheme string, width int) {
 	}
 }
 
-// adminServer serves the routes as the admin endpoint does.
-func adminServer(t *testing.T) (*httptest.Server, *adminAPI) {
-	t.Helper()
-	a := newAdminAPI()
-	mux := http.NewServeMux()
-	for _, route := range a.Routes() {
-		mux.HandleFunc(route.Pattern, func(w http.ResponseWriter, r *http.Request) {
-			if err := route.Handler.ServeHTTP(w, r); err != nil {
-				http.Error(w, err.Error(), apiStatus(err))
-			}
-		})
-	}
-	server := httptest.NewServer(mux)
-	t.Cleanup(func() {
-		// Shutdown, not Close: it must not have to wait for the page's long poll.
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		if err := server.Config.Shutdown(ctx); err != nil {
-			t.Errorf("shutting the admin server down: %v", err)
-		}
-		server.Close()
-	})
-	return server, a
-}
-
 // What a person who has never seen the project must find out from the page alone:
 // that a backend is down, which resource 900 clients wait for, and how many
 // requests were saved. And nothing in a path can break the page.
 func TestPage(t *testing.T) {
 	b := newBrowser(t)
-	server, _ := adminServer(t)
-	s := realSite(t, "hold 1h 0%\ninterval 20ms\n")
-	s.backend.say(tagged("1"))
-	redis := new(statusWaker)
-	s.wakers = []namedWaker{{redis, "redis"}}
+	server := adminServer(t)
+	hold, interval := caddy.Duration(time.Hour), caddy.Duration(20*time.Millisecond)
+	h := newHandler(t, &longpoll.Handler{Hold: &hold, Interval: &interval})
+	h.say(tagged(`"1"`))
+	redis := new(source)
+	h.seen.Wakers = []ops.Source{redis.as("redis")}
 	const markup = `/<img src=x onerror=alert(1)>/<script>document.title='broken'</script>/"'&amp;`
 	parkMany := func(path string, n int) {
 		for range n {
-			r := newRequest(http.MethodGet, "http://shop.example/", "", `If-None-Match: "1"`)
-			r.URL.Path = path
-			s.send(r)
+			h.poll(path)
 		}
 	}
 	parkMany("/orders/42", 900)
 	parkMany(markup, 12)
 	parkMany("/orders/7", 41)
-	until(t, "953 are parked", func() bool { return s.lot.Parked() == 953 })
+	until(t, "953 are parked", func() bool { return h.seen.Lot.Parked() == 953 })
 
 	b.call("Page.navigate", map[string]any{"url": server.URL + "/long_poll/"}, nil)
 	text := b.await(`All is well`)
@@ -246,7 +228,7 @@ func TestPage(t *testing.T) {
 	b.look("light", "light", 1280)
 
 	// The backend goes down.
-	s.backend.say(func(http.ResponseWriter, *http.Request) error {
+	h.say(func(http.ResponseWriter, *http.Request) error {
 		return caddyhttp.Error(http.StatusBadGateway, errors.New("secret"))
 	})
 	text = b.await(`A backend has been failing`)
@@ -260,19 +242,20 @@ func TestPage(t *testing.T) {
 
 	// A source of wake-ups goes too, and somebody tries long_poll on another site.
 	redis.down.Store(true)
-	other := realSite(t, "shadow")
+	other := newHandler(t, &longpoll.Handler{Shadow: true})
+	other.say(tagged(`"1"`))
 	for range 7 {
-		other.get("/", has("1")).answer()
+		other.poll("/")
 	}
 	text = b.await(`redis can not be heard`)
 	wantText(t, text, `(?is)shadow: what long_poll would do.*would have been parked`)
 	b.look("unheard", "light", 1280)
 
 	// It comes back with something new: all are released.
-	s.backend.say(tagged("2"))
+	h.say(tagged(`"2"`))
 	b.await(`(?i)parked now\s+0\b`)
 	text = b.await(`All is well`)
-	saved := readCounter(theMetrics.saved)
+	saved := uint64(gathered(t)["caddy_long_poll_checks_saved_total"].GetMetric()[0].GetCounter().GetValue())
 	wantText(t, text, `(?i)requests saved\s+`+regexp.QuoteMeta(grouped(saved))+`\b`)
 	b.look("released", "dark", 1280)
 	if len(b.said) > 0 {
@@ -283,27 +266,6 @@ func TestPage(t *testing.T) {
 	server.Listener.Close()
 	server.CloseClientConnections()
 	b.await(`Caddy does not answer`)
-}
-
-// realSite is newSite for tests in real time.
-func realSite(t testing.TB, block string) *site {
-	t.Helper()
-	h := parseHandler(t, block)
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	t.Cleanup(cancel)
-	if err := h.Provision(ctx); err != nil {
-		t.Fatalf("provisioning: %v", err)
-	}
-	t.Cleanup(func() { h.Cleanup() })
-	h.logger = zap.NewNop()
-	s := &site{Handler: h, t: t, backend: newBackend(), server: new(caddyhttp.Server), began: time.Now()}
-	t.Cleanup(func() {
-		for _, c := range s.clients {
-			c.leave()
-			<-c.done
-		}
-	})
-	return s
 }
 
 func wantText(t *testing.T, text string, patterns ...string) {
@@ -322,45 +284,4 @@ func grouped(n uint64) string {
 		text = text[:i] + "," + text[i:]
 	}
 	return text
-}
-
-// until waits for a condition.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(20 * time.Second)
-	for !ok() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("in vain waited until %s", what)
-		}
-	}
-}
-
-// The policy forbids everything that the page does not need.
-func TestPagePolicy(t *testing.T) {
-	w := httptest.NewRecorder()
-	if err := newAdminAPI().servePage(w, httptest.NewRequest(http.MethodGet, "/long_poll/", nil)); err != nil {
-		t.Fatal(err)
-	}
-	policy := w.Header().Get("Content-Security-Policy")
-	for _, directive := range strings.Split(policy, "; ") {
-		name, sources, _ := strings.Cut(directive, " ")
-		if strings.Contains(sources, "unsafe") || strings.Contains(sources, "*") || strings.Contains(sources, "http") {
-			t.Errorf("%s allows %s", name, sources)
-		}
-	}
-	if !strings.HasPrefix(policy, "default-src 'none'; script-src 'sha256-") {
-		t.Errorf("got policy %q", policy)
-	}
-	for _, forbidden := range []string{" style=", " onclick=", "innerHTML", "src=\"http", "@import", "url("} {
-		if strings.Contains(page, forbidden) {
-			t.Errorf("the page has %q, which its policy forbids or its safety", forbidden)
-		}
-	}
-	if n := strings.Count(page, "<script") + strings.Count(page, "<style"); n != 2 {
-		t.Errorf("the page has %d scripts and styles; want one of each, for each has one hash", n)
-	}
 }

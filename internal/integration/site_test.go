@@ -1,4 +1,4 @@
-package longpoll_test
+package integration_test
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package longpoll_test
+package integration_test
 
 import (
 	"bytes"
@@ -22,7 +22,7 @@ import (
 )
 
 // TestIntegration runs the real binary in front of a real backend, with real
-// clients. Its parts are in the files named integration_*_test.go; here is what
+// clients. Its parts are in the files beside this one; here is what
 // they share.
 func TestIntegration(t *testing.T) {
 	if testing.Short() {
