@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/zapcore"
 )
 
 // Section 8 of the contract: what the backend is asked, and how often.
@@ -551,6 +552,9 @@ func TestPanickingPlaceholder(t *testing.T) {
 		}
 		s.get("/").wants("502 failed")
 		s.get("/other").wants("502 failed").within(0, 0) // the first has given its place back
+		if got := s.told(zapcore.ErrorLevel); !slices.Equal(got, []string{"a check panicked", "a check panicked"}) {
+			t.Errorf("got logs %q", got)
+		}
 	})(t)
 }
 
@@ -593,6 +597,9 @@ func TestPlaceholderThatPanics(t *testing.T) {
 		c := s.get("/", has("1"))
 		settle(5 * time.Second)
 		c.mustWait()
+		if got := s.told(zapcore.ErrorLevel); !slices.Equal(got, []string{"a waker panicked"}) {
+			t.Errorf("got logs %q", got)
+		}
 		s.backend.say(tagged("2"))
 		c.wants("200 changed state 2")
 	}))
