@@ -1,0 +1,106 @@
+package tap
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+// compare holds what a client gets of a script, with Serve in between, against what
+// it gets without.
+func compare(t testing.TB, s *server, sc script, limit int64, need bool) {
+	t.Helper()
+	direct := s.get(t, sc)
+	x := &plan{need: need}
+	ours := s.get(t, owned(sc, limit, x))
+	end, failed := strings.IndexAny(string(sc), "EX"), false
+	if end >= 0 {
+		failed, sc = true, sc[:end]
+	}
+	began := strings.ContainsAny(string(sc), "HCWLRFf")
+	late := slices.Contains(x.calls, "late")
+	if need && failed && began && !late {
+		// Kept back to the end, nothing was sent.
+		if direct.Status == 0 && !ours.Broken || direct.Status != 0 && !ours.Broken && (ours.Status != 500 || ours.Header.Get("X-Own") != "" || ours.Header.Get("X-Preset") != "1") {
+			t.Errorf("%q need %v: got %v", sc, need, ours)
+		}
+		return
+	}
+	if ours.Trailer.Get("X-Later") != "" {
+		// Where net/http says the length of a short body, there is no place for these: we
+		// keep it from that.
+		direct.Trailer, direct.Length = ours.Trailer, ours.Length
+		delete(direct.Header, "Content-Length")
+	}
+	if strings.Contains(string(sc), "R") && direct.Length < 0 {
+		// ReadFrom has net/http send its head after 512 bytes; we may spare it that.
+		if ours.Length == int64(len(direct.Body)) {
+			direct.Length = ours.Length
+			direct.Header["Content-Length"] = ours.Header["Content-Length"]
+		}
+		if direct.Broken && ours.Broken {
+			return // where it broke off is a matter of buffers
+		}
+	}
+	if want, have := direct.String(), ours.without("X-Begun", "X-Ended", "X-Delayed"); want != have {
+		t.Errorf("%q need %v:\nhave %s\nwant %s\ncalls %v", sc, need, have, want, x.calls)
+	}
+	want := []string{"begin 200"}
+	switch {
+	case failed && !began:
+		want = nil
+	case need && late:
+		want = append(want, "late")
+	case need:
+		want = append(want, "end")
+	}
+	if !slices.Equal(x.calls, want) {
+		t.Errorf("%q need %v: calls %v, want %v", sc, need, x.calls, want)
+	}
+	if len(want) == 2 && want[1] == "end" && (x.body != direct.Body || ours.Header.Get("X-Ended") != "1") {
+		t.Errorf("%q need %v: the end saw %q", sc, need, x.body)
+	}
+}
+
+// TestEveryOrder compares all short scripts, and some longer ones.
+func TestEveryOrder(t *testing.T) {
+	s := newServer(t, false)
+	scripts := every("HWFIREX", 3)
+	if testing.Short() {
+		scripts = every("HWFIREX", 2)
+	}
+	for _, sc := range append(scripts, "CW", "CWF", "CR", "CWW", "CF", "C", "IHWFTt", "HTW", "HLt", "HLFtT", "HWFt", "IIHRT", "WTt", "HfW", "HRRRT", "HRRRRRRRRT", "HLLLT", "IHLLt", "LL", "HLLLX", "HLLLE", "CLW") {
+		for _, need := range []bool{false, true} {
+			compare(t, s, sc, 4000, need)
+		}
+	}
+}
+
+// TestHTTP2 compares scripts on HTTP/2.
+func TestHTTP2(t *testing.T) {
+	s := newServer(t, true)
+	for _, sc := range append(every("HWFIR", 2), "IHWFTt", "HLFtT", "HWFt", "HTt", "HLLLT", "IHLLt", "HWX", "HFX", "CW", "CWW", "CE") {
+		for _, need := range []bool{false, true} {
+			compare(t, s, sc, 4000, need)
+		}
+	}
+}
+
+func FuzzExchange(f *testing.F) {
+	s := newServer(f, false)
+	f.Add("IHWFTt", uint16(100), true)
+	f.Add("HLFtTX", uint16(5), true)
+	f.Add("RRE", uint16(0), false)
+	f.Fuzz(func(t *testing.T, text string, limit uint16, need bool) {
+		sc := script(strings.Map(func(r rune) rune {
+			if strings.ContainsRune("HCWLREFfITtX", r) {
+				return r
+			}
+			return -1
+		}, text))
+		if len(sc) > 12 {
+			sc = sc[:12]
+		}
+		compare(t, s, sc, int64(limit), need)
+	})
+}

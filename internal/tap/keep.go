@@ -1,0 +1,191 @@
+package tap
+
+import (
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Patience is for how long an answer is kept back.
+const Patience = time.Second / 2
+
+// firstKept bounds what is allocated for a body because of its announced length
+// alone, in bytes: what comes is to be paid for, and not what is said to come.
+const firstKept = 64 << 10
+
+// kept is what is kept back of an answer. It is let go by the handlers' goroutine, or
+// by that of the timer while they are blocked: the lock is held while that one writes
+// to the client, and nobody waits for it but the handlers, who would wait for the
+// client themselves. Once it is let go, the timer's goroutine touches nothing any more.
+type kept struct {
+	timer *time.Timer // the handlers' goroutine's
+
+	mu      sync.Mutex // protects what follows
+	header  http.Header
+	length  int64 // announced, in bytes; negative if it is not
+	body    []byte
+	flush   bool  // the handlers have flushed
+	out     bool  // it was let go: all streams
+	over    bool  // the handlers have failed before
+	err     error // of writing it to the client
+	trouble any   // what was panicked with on the timer's goroutine
+}
+
+// keep begins to keep back an answer with a body of the announced length.
+func (w *own) keep(length int64) {
+	k := &kept{header: w.header.Clone(), length: length}
+	if length > 0 {
+		k.body = make([]byte, 0, min(length, firstKept)+1) // 1 to read the end with
+	}
+	w.kept = k
+	k.timer = time.AfterFunc(Patience, w.timeUp)
+}
+
+// outLocked reports whether nothing is kept back any more, or why nothing is taken.
+func (k *kept) outLocked() (bool, error) {
+	if k.trouble != nil {
+		panic(k.trouble)
+	}
+	if k.over {
+		return false, errEnded
+	}
+	return k.out, k.err
+}
+
+// timeUp lets go of what there is. A panic of those in front is for the handlers'
+// goroutine, where somebody recovers.
+func (w *own) timeUp() {
+	k := w.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.out || k.over {
+		return
+	}
+	defer func() { k.trouble = recover() }()
+	w.lateLocked()
+}
+
+// keepBack keeps p, or reports that it is to be written, since nothing is kept back
+// any more.
+func (w *own) keepBack(p []byte) (n int, write bool, err error) {
+	k := w.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if out, err := k.outLocked(); out || err != nil {
+		return 0, out && err == nil, err
+	}
+	// More than was announced is net/http's to refuse.
+	if size := int64(len(k.body) + len(p)); size <= w.limit && (k.length < 0 || size <= k.length) {
+		k.body = append(k.body, p...) // in place, where p is from space
+		return len(p), false, nil
+	}
+	k.timer.Stop()
+	w.lateLocked()
+	return 0, k.err == nil, k.err
+}
+
+// space is where to read the next piece of a body to; nil if nothing is kept back any
+// more. Of a body that is too large no more is read than shows that it is.
+func (w *own) space() ([]byte, error) {
+	k := w.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if out, err := k.outLocked(); out || err != nil {
+		return nil, err
+	}
+	if len(k.body) == cap(k.body) {
+		k.body = slices.Grow(k.body, sniffLen)
+	}
+	end := min(int64(cap(k.body)), w.limit+1)
+	return k.body[len(k.body):end:end], nil
+}
+
+// flushLater notes a flush, or reports that it is to be done, since nothing is kept
+// back any more.
+func (w *own) flushLater() (flush bool, err error) {
+	k := w.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	out, err := k.outLocked()
+	if !k.flush && len(k.body) == 0 && k.header != nil {
+		// The head went out before net/http has seen what to make a Content-Type of.
+		if _, ok := k.header["Content-Type"]; !ok {
+			k.header["Content-Type"] = nil
+		}
+	}
+	k.flush = true
+	return out && err == nil, err
+}
+
+// letGo sends what is kept back, if anything is.
+func (w *own) letGo() {
+	k := w.kept
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.out && !k.over {
+		k.timer.Stop()
+		w.lateLocked()
+	}
+}
+
+// endKeeping ends the keeping after the handlers have returned err. It reports whether
+// the answer is out, and may have trailers.
+func (w *own) endKeeping(err error) bool {
+	k := w.kept
+	k.timer.Stop()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.trouble != nil:
+		panic(k.trouble)
+	case k.out:
+		return true
+	case err != nil:
+		k.over = true
+		return false
+	case int64(len(k.body)) < k.length:
+		w.lateLocked()
+		return true
+	}
+	status := w.x.End(int(w.status), k.header, k.body)
+	if !HasBody(status) {
+		delete(k.header, "Trailer")
+	}
+	w.sendLocked(status)
+	return HasBody(status)
+}
+
+// abort ends the keeping when the handlers panic.
+func (w *own) abort() {
+	k := w.kept
+	if k == nil {
+		return
+	}
+	k.timer.Stop()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.over = k.over || !k.out
+}
+
+func (w *own) lateLocked() {
+	w.kept.out = true // whatever becomes of it
+	w.x.Late(int(w.status), w.kept.header)
+	w.sendLocked(int(w.status))
+}
+
+func (w *own) sendLocked(status int) {
+	k := w.kept
+	k.out = true
+	replace(w.ResponseWriter.Header(), k.header)
+	if !w.mute || status != http.StatusOK {
+		w.ResponseWriter.WriteHeader(status)
+	}
+	if len(k.body) > 0 && HasBody(status) {
+		_, k.err = w.ResponseWriter.Write(k.body)
+	}
+	k.header, k.body = nil, nil
+	if k.flush && k.err == nil {
+		http.NewResponseController(w.ResponseWriter).Flush()
+	}
+}
