@@ -58,40 +58,44 @@ func TestUnmarshalCaddyfile(t *testing.T) {
 func TestUnmarshalCaddyfileErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ block, want string }{
-		{"adress a:1", `unknown subdirective "adress"; expected address, master, username, password, db, tls, url, channel, pattern, keyspace, sharded`},
+		{"adress a:1", `wake redis: unknown subdirective "adress"; expected address, channel, db, keyspace, master, password, pattern, sharded, tls, url or username`},
 		{"address", "address: missing argument; expected address <host:port>..."},
-		{"master", "master: missing argument; expected master <name>"},
-		{"master a b", "master: 2 arguments; expected master <name>"},
-		{`master ""`, `master "": expected master <name>`},
+		{"address redis://:secret@a\naddress b:1", "address: given twice; expected at most one address"},
+		{`address "" :secret@a`, "address: empty argument; expected address <host:port>..."},
+		{"master", `master "": missing argument; expected master <name>`},
+		{"master a b", `master "a b": surplus argument "b"; expected master <name>`},
+		{`master ""`, `master "": empty argument; expected master <name>`},
 		{"username", "username: missing argument; expected username <text>"},
-		{`username ""`, `username "": expected username <text>`},
+		{"username u secret", "username: surplus argument; expected username <text>"},
+		{`username ""`, "username: empty argument; expected username <text>"},
 		{"password", "password: missing argument; expected password <text>"},
-		{"password my secret", "password: 2 arguments; expected password <text>"},
-		{`password ""`, `password "": expected password <text>`},
-		{"db one", `db "one": expected a number`},
-		{"db", "db: missing argument; expected db <n>"},
-		{"db 1 2", "db: 2 arguments; expected db <n>"},
-		{"tls on", `tls "on": expected nothing or insecure_skip_verify`},
-		{"url redis://:secret@a redis://:secret@b", "url: 2 arguments; expected url <redis url>"},
-		{"channel", "channel: missing argument; expected channel <text>..."},
-		{"pattern", "pattern: missing argument; expected pattern <text>..."},
-		{"keyspace", "keyspace: missing argument; expected keyspace <key>..."},
-		{"sharded yes", "sharded: 1 arguments; expected sharded"},
-		{"channel a\nchannel b", "channel: given twice; expected at most one channel"},
+		{"password my secret", "password: surplus argument; expected password <text>"},
+		{`password ""`, "password: empty argument; expected password <text>"},
+		{"db one", `db "one": "one" is not a whole number; expected db <n>`},
+		{"db", `db "": missing argument; expected db <n>`},
+		{"db 1 2", `db "1 2": surplus argument "2"; expected db <n>`},
+		{"tls on", `tls "on": unknown option "on"; expected tls [insecure_skip_verify]`},
+		{"url redis://:secret@a redis://:secret@b", "url: surplus argument; expected url <redis url>"},
+		{"channel", `channel "": missing argument; expected channel <text>...`},
+		{"pattern", `pattern "": missing argument; expected pattern <text>...`},
+		{"keyspace", `keyspace "": missing argument; expected keyspace <key>...`},
+		{"sharded yes", `sharded "yes": surplus argument "yes"; expected sharded alone`},
+		{"channel a\nchannel b", `channel "b": given twice; expected at most one channel`},
 		{"password secret\npassword secret", "password: given twice; expected at most one password"},
-		{"sharded\nsharded", "sharded: given twice; expected at most one sharded"},
+		{"sharded\nsharded", `sharded "": given twice; expected at most one sharded`},
 		{"channel a {\nb\n}", "channel: unexpected block; expected channel <text>..."},
 	} {
 		err := new(Waker).UnmarshalCaddyfile(caddyfile.NewTestDispenser("redis {\n" + c.block + "\n}"))
-		if err == nil || !strings.Contains(err.Error(), "parsing wake redis: "+c.want) {
+		if err == nil || !strings.HasPrefix(err.Error(), "parsing "+c.want+", at ") {
 			t.Errorf("%s: got error %v, want %q", c.block, err, c.want)
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: the error repeats the password: %v", c.block, err)
 		}
 	}
-	if err := new(Waker).UnmarshalCaddyfile(caddyfile.NewTestDispenser("redis localhost:6379")); err == nil || !strings.Contains(err.Error(), `parsing wake redis "localhost:6379": surplus argument`) {
-		t.Errorf("got error %v", err)
+	err := new(Waker).UnmarshalCaddyfile(caddyfile.NewTestDispenser("redis redis://:secret@localhost:6379"))
+	if want := "parsing wake redis: surplus argument; expected wake redis { ... }, at Testfile:1"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %q", err, want)
 	}
 }
 

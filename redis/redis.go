@@ -13,17 +13,10 @@ package redis
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
-	"net"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -173,93 +166,6 @@ func (w *Waker) server(repl *caddy.Replacer) (server, error) {
 	return s, nil
 }
 
-// Validate judges the configuration. No error repeats the url or the password.
-func (w *Waker) Validate() error {
-	if err := cmp.Or(
-		w.validateURL(),
-		w.validateServer(w.link.server),
-		noneEmpty("channel", w.Channel),
-		noneEmpty("pattern", w.Pattern),
-		noneEmpty("keyspace", w.Keyspace),
-	); err != nil {
-		return fmt.Errorf("wake redis: %w", err)
-	}
-	if w.Sharded && len(w.Pattern) > 0 {
-		return fmt.Errorf("wake redis: sharded with pattern %q: expected one of them, since Redis has no patterns of sharded channels", w.Pattern)
-	}
-	return nil
-}
-
-func (w *Waker) validateURL() error {
-	if w.URL == "" {
-		return nil
-	}
-	for _, other := range []struct {
-		name  string
-		given bool
-	}{
-		{"address", len(w.Address) > 0},
-		{"master", w.Master != ""},
-		{"username", w.Username != ""},
-		{"password", w.Password != ""},
-		{"db", w.DB != nil},
-		{"tls", w.TLS != nil},
-	} {
-		if other.given {
-			return fmt.Errorf("url with %s: expected one of them, since a url can say it all", other.name)
-		}
-	}
-	return nil
-}
-
-func (w *Waker) validateServer(s server) error {
-	switch {
-	case w.Username != "" && s.username == "":
-		return fmt.Errorf("username %q: is empty once placeholders are replaced; expected a name", w.Username)
-	case w.Password != "" && s.password == "":
-		return fmt.Errorf("password %q: is empty once placeholders are replaced; expected a text", w.Password)
-	case s.username != "" && s.password == "":
-		return fmt.Errorf("username %q: has no password; expected both", s.username)
-	case s.db < 0:
-		return fmt.Errorf(`db "%d": expected 0 or more`, s.db)
-	case s.db > 0 && s.cluster():
-		return fmt.Errorf(`db "%d" with several addresses: expected 0, since a cluster has no other`, s.db)
-	}
-	for i, a := range w.Address {
-		if strings.Contains(s.addrs[i], "@") { // it may hold a password
-			return errors.New("address: has an @; expected <host:port>, or the whole as url")
-		}
-		if err := validateAddress(s.addrs[i]); err != nil {
-			return fmt.Errorf("address %q: %w; expected <host:port>, such as 127.0.0.1:6379", cmp.Or(s.addrs[i], a), err)
-		}
-	}
-	return nil
-}
-
-func validateAddress(addr string) error {
-	host, port, err := net.SplitHostPort(addr)
-	var malformed *net.AddrError
-	switch {
-	case errors.As(err, &malformed):
-		return errors.New(malformed.Err)
-	case err != nil:
-		return err
-	case host == "" || strings.ContainsAny(host, "/ "):
-		return fmt.Errorf("bad host %q", host)
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fmt.Errorf("bad port %q", port)
-	}
-	return nil
-}
-
-func noneEmpty(name string, values []string) error {
-	if slices.Contains(values, "") {
-		return fmt.Errorf(`%s "": expected a text that is not empty`, name)
-	}
-	return nil
-}
-
 // OnPath sets who is told of paths that messages name. It is called before any
 // Watch.
 func (w *Waker) OnPath(wake func(path string)) {
@@ -364,93 +270,6 @@ func (w *Waker) Cleanup() error {
 		w.forget(s)
 	}
 	return w.link.leave(w.logger)
-}
-
-// A watch is what wakes one resource.
-type watch struct {
-	wake  func()
-	names []name
-	soon  atomic.Bool // wake is going to be called
-}
-
-func (s *watch) heard(_, _ string) {
-	s.wake()
-}
-
-func (s *watch) acknowledged(within time.Duration) {
-	if within == 0 {
-		s.wake()
-		return
-	}
-	if s.soon.CompareAndSwap(false, true) { // else one check will do for several channels
-		time.AfterFunc(rand.N(within), func() {
-			s.soon.Store(false)
-			s.wake()
-		})
-	}
-}
-
-// paths hears a pattern on behalf of one waker.
-type paths struct {
-	waker   *Waker
-	pattern string
-}
-
-func (p paths) heard(channel, payload string) {
-	if p.waker.onPath == nil {
-		return
-	}
-	if strings.HasPrefix(payload, "/") {
-		p.waker.onPath(payload)
-		return
-	}
-	if path, ok := matched(p.pattern, channel); ok {
-		p.waker.onPath("/" + strings.TrimPrefix(path, "/"))
-	}
-}
-
-func (p paths) acknowledged(within time.Duration) {
-	p.waker.mu.Lock()
-	watches := make([]*watch, 0, len(p.waker.watches))
-	for s := range p.waker.watches {
-		watches = append(watches, s)
-	}
-	p.waker.mu.Unlock()
-
-	for _, s := range watches {
-		s.acknowledged(within)
-	}
-}
-
-// matched returns what the `*` of a pattern stands for in a channel that Redis
-// says it matches. Everything else in a pattern stands for exactly one byte, so
-// that what is before the first and behind the last `*` has a known length.
-func matched(pattern, channel string) (string, bool) {
-	before, after, found := 0, 0, false
-	for i := 0; i < len(pattern); i++ {
-		switch pattern[i] {
-		case '*':
-			found, after = true, 0
-			continue
-		case '\\':
-			i++
-		case '[':
-			for i++; i < len(pattern) && pattern[i] != ']'; i++ {
-				if pattern[i] == '\\' {
-					i++
-				}
-			}
-		}
-		if found {
-			after++
-		} else {
-			before++
-		}
-	}
-	if !found || before+after > len(channel) {
-		return "", false
-	}
-	return channel[before : len(channel)-after], true
 }
 
 // Interface guards. What long_poll asks of a waker is spelled out, because this
