@@ -1,22 +1,25 @@
 package longpoll
 
 import (
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/dustin/go-humanize"
+	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/reply"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/wake"
 )
 
 func init() {
@@ -43,7 +46,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 		return nil, err
 	}
 	routes := h.NewRoute(matcherSet, handler)
-	if handler.wakesOnWrites() && (matcherSet != nil || handler.Shadow) {
+	if wake.OnWrites(handler.WakeRaw) && (matcherSet != nil || handler.Shadow) {
 		routes = append(routes, h.NewRoute(nil, new(WritesHandler))...)
 	}
 	return routes, nil
@@ -59,9 +62,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	    since         <value> [unset <literal>...]
 //	    version       <value>
 //	    ignore        <json path>...
+//	    ignore_match  <regexp>...
 //	    hold_while    <value> is|not <literal>...
 //	    hold_while    <value> empty
+//	    hold_while    <value> below|above <value>
 //	    unversioned   answer|park
+//	    polls         any|asked
 //	    interval      <min> [<max>]
 //	    freshness     <duration>
 //	    methods       <method>...
@@ -71,7 +77,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	    max_checks    <n>
 //	    on_error      hold|release
 //	    key           <value>...
-//	    vary          <field>...
+//	    vary          [-]<field>|client_ip...
 //	    public
 //	    on_change     <status> [<body>]
 //	    on_timeout    replay | <status> [<body>]
@@ -81,53 +87,61 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	    max_parked_per_client <n>
 //	    max_resources <n>
 //	    max_body      <size>
+//	    max_memory    <size>
 //	    linger        <duration>
 //	    shadow
 //	}
 //
-// wake, hold_while and header may be repeated.
+// wake, hold_while, vary, ignore_match and header may be repeated.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
+	hold := directive.Each(directive.Pointer(&h.Hold, directive.Duration), directive.Pointer(&h.Jitter, directive.Percent))
+	return directive.Table{
+		Name:   "long_poll",
+		Line:   directive.Subdirective{Args: "[<matcher>] [<hold>]", Max: 1, Set: hold},
+		LineIs: "hold",
+		Block: map[string]directive.Subdirective{
+			"hold":                  {Args: "<duration> [<jitter>%]", Min: 1, Max: 2, Set: hold},
+			"wait":                  {Args: "<value> [s|ms]", Min: 1, Max: 2, Set: directive.Each(text(&h.Wait), text(&h.WaitUnit))},
+			"since":                 {Args: "<value> [unset <literal>...]", Min: 1, Max: directive.Many, Set: h.setSince},
+			"version":               {Args: "<value>", Min: 1, Max: 1, Set: text(&h.Version)},
+			"ignore":                {Args: "<json path>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Ignore)},
+			"ignore_match":          {Args: "<regexp>...", Min: 1, Max: directive.Many, Set: directive.List(&h.IgnoreMatch), Repeats: true},
+			"hold_while":            {Args: "<value> is|not <literal>..., <value> empty, or <value> below|above <value>", Min: 2, Max: directive.Many, Set: h.addHoldWhile, Repeats: true},
+			"unversioned":           {Args: "answer|park", Min: 1, Max: 1, Set: text(&h.Unversioned)},
+			"polls":                 {Args: "any|asked", Min: 1, Max: 1, Set: text(&h.Polls)},
+			"interval":              {Args: "<min> [<max>]", Min: 1, Max: 2, Set: directive.Each(duration(&h.Interval), duration(&h.MaxInterval))},
+			"freshness":             {Args: "<duration>", Min: 1, Max: 1, Set: directive.Value(&h.Freshness, directive.Duration)},
+			"methods":               {Args: "<method>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Methods)},
+			"strip_query":           {Args: "<name>...", Min: 1, Max: directive.Many, Set: directive.List(&h.StripQuery)},
+			"probe":                 {Args: "[<method>] <uri>", Min: 1, Max: 2, Set: h.setProbe},
+			"check_timeout":         {Args: "<duration>", Min: 1, Max: 1, Set: duration(&h.CheckTimeout)},
+			"max_checks":            {Args: "<n>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxChecks, directive.Number)},
+			"on_error":              {Args: "hold|release", Min: 1, Max: 1, Set: text(&h.OnError)},
+			"key":                   {Args: "<value>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Key)},
+			"vary":                  {Args: "[-]<field>|client_ip...", Min: 1, Max: directive.Many, Set: directive.List(&h.Vary), Repeats: true},
+			"public":                {Set: directive.Flag(&h.Public)},
+			"on_change":             {Args: "<status> [<body>]", Min: 1, Max: 2, Set: setReply(&h.OnChange)},
+			"on_timeout":            {Args: "replay, or <status> [<body>]", Min: 1, Max: 2, Set: setReply(&h.OnTimeout)},
+			"header":                {Args: "<field> <value>", Min: 2, Max: 2, Set: h.addHeader, Repeats: true},
+			"wake":                  {Guest: h.unmarshalWake},
+			"max_parked":            {Args: "<n>", Min: 1, Max: 1, Set: directive.Value(&h.MaxParked, directive.Number)},
+			"max_parked_per_client": {Args: "<n>", Min: 1, Max: 1, Set: directive.Value(&h.MaxParkedPerClient, directive.Number)},
+			"max_resources":         {Args: "<n>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxResources, directive.Number)},
+			"max_body":              {Args: "<size>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxBody, directive.Size)},
+			"max_memory":            {Args: "<size>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxMemory, directive.Size)},
+			"linger":                {Args: "<duration>", Min: 1, Max: 1, Set: duration(&h.Linger)},
+			"shadow":                {Set: directive.Flag(&h.Shadow)},
+		},
+	}.Read(d)
+}
 
-	known := h.subdirectives()
-	seen := make(map[string]bool)
+func text(field *string) func([]string) error {
+	return directive.Value(field, directive.Text)
+}
 
-	if args := d.RemainingArgs(); len(args) > 0 {
-		if err := (subdirective{"[<matcher>] [<hold>]", 1, 1, h.setHold}).read("long_poll", args); err != nil {
-			return d.WrapErr(err)
-		}
-		seen["hold"] = true
-	}
-
-	for d.NextBlock(0) {
-		name := d.Val()
-
-		if name == "wake" { // a guest module reads the rest of it
-			if err := h.unmarshalWake(d); err != nil {
-				return err
-			}
-			continue
-		}
-
-		sub, ok := known[name]
-		if !ok {
-			names := slices.Sorted(maps.Keys(known))
-			return d.Errf("parsing long_poll: unknown subdirective %q; expected %s or wake", name, strings.Join(names, ", "))
-		}
-		if seen[name] {
-			return d.Errf("parsing %s %q: given twice; expected at most one %s", name, strings.Join(d.RemainingArgs(), " "), name)
-		}
-		seen[name] = name != "hold_while" && name != "header"
-
-		if err := sub.read(name, d.RemainingArgs()); err != nil {
-			return d.WrapErr(err)
-		}
-		if d.NextBlock(d.Nesting()) {
-			return d.Errf("parsing %s: unexpected block; expected %s", name, sub.usage(name))
-		}
-	}
-
-	return nil
+func duration(field **caddy.Duration) func([]string) error {
+	return directive.Pointer(field, directive.Duration)
 }
 
 func (h *Handler) unmarshalWake(d *caddyfile.Dispenser) error {
@@ -140,96 +154,6 @@ func (h *Handler) unmarshalWake(d *caddyfile.Dispenser) error {
 		return fmt.Errorf("parsing wake %q: %w", name, err)
 	}
 	h.WakeRaw = append(h.WakeRaw, caddyconfig.JSONModuleObject(waker, "waker", name, nil))
-	return nil
-}
-
-// A subdirective is one line of the block, but for wake.
-type subdirective struct {
-	args     string // as errors and the manual write them
-	min, max int    // how many
-	set      func(args []string) error
-}
-
-// manyArgs is the maximum of a subdirective that takes a list.
-const manyArgs = math.MaxInt
-
-func (h *Handler) subdirectives() map[string]subdirective {
-	return map[string]subdirective{
-		"hold":                  {"<duration> [<jitter>%]", 1, 2, h.setHold},
-		"wait":                  {"<value> [s|ms]", 1, 2, h.setWait},
-		"since":                 {"<value> [unset <literal>...]", 1, manyArgs, h.setSince},
-		"version":               {"<value>", 1, 1, storeValue(&h.Version, asText)},
-		"ignore":                {"<json path>...", 1, manyArgs, storeList(&h.Ignore)},
-		"hold_while":            {"<value> is|not <literal>..., or <value> empty", 2, manyArgs, h.addHoldWhile},
-		"unversioned":           {"answer|park", 1, 1, storeValue(&h.Unversioned, asText)},
-		"interval":              {"<min> [<max>]", 1, 2, h.setInterval},
-		"freshness":             {"<duration>", 1, 1, storeValue(&h.Freshness, asDuration)},
-		"methods":               {"<method>...", 1, manyArgs, storeList(&h.Methods)},
-		"strip_query":           {"<name>...", 1, manyArgs, storeList(&h.StripQuery)},
-		"probe":                 {"[<method>] <uri>", 1, 2, h.setProbe},
-		"check_timeout":         {"<duration>", 1, 1, storePointer(&h.CheckTimeout, asDuration)},
-		"max_checks":            {"<n>", 1, 1, storePointer(&h.MaxChecks, asNumber)},
-		"on_error":              {"hold|release", 1, 1, storeValue(&h.OnError, asText)},
-		"key":                   {"<value>...", 1, manyArgs, storeList(&h.Key)},
-		"vary":                  {"<field>...", 1, manyArgs, storeList(&h.Vary)},
-		"public":                {"", 0, 0, storeFlag(&h.Public)},
-		"on_change":             {"<status> [<body>]", 1, 2, h.setOnChange},
-		"on_timeout":            {"replay, or <status> [<body>]", 1, 2, h.setOnTimeout},
-		"header":                {"<field> <value>", 2, 2, h.addHeader},
-		"max_parked":            {"<n>", 1, 1, storeValue(&h.MaxParked, asNumber)},
-		"max_parked_per_client": {"<n>", 1, 1, storeValue(&h.MaxParkedPerClient, asNumber)},
-		"max_resources":         {"<n>", 1, 1, storePointer(&h.MaxResources, asNumber)},
-		"max_body":              {"<size>", 1, 1, storePointer(&h.MaxBody, asSize)},
-		"linger":                {"<duration>", 1, 1, storePointer(&h.Linger, asDuration)},
-		"shadow":                {"", 0, 0, storeFlag(&h.Shadow)},
-	}
-}
-
-// usage is the subdirective as it should be written.
-func (s subdirective) usage(name string) string {
-	if s.max == 0 {
-		return name + " alone"
-	}
-	return name + " " + s.args
-}
-
-// read hands the arguments to the subdirective. Its errors name the
-// subdirective, what was read and what was expected.
-func (s subdirective) read(name string, args []string) error {
-	var err error
-	switch {
-	case len(args) < s.min:
-		err = errors.New("missing argument")
-	case len(args) > s.max:
-		err = fmt.Errorf("surplus argument %q", args[s.max])
-	case len(args) > 0 && args[0] == "":
-		// It would leave no trace in the JSON, and the default would apply.
-		err = errors.New("empty argument")
-	default:
-		err = s.set(args)
-	}
-	if err != nil {
-		return fmt.Errorf("parsing %s %q: %w; expected %s", name, strings.Join(args, " "), err, s.usage(name))
-	}
-	return nil
-}
-
-// The subdirectives with arguments of several kinds.
-
-func (h *Handler) setHold(args []string) error {
-	if len(args) == 2 {
-		if err := storePointer(&h.Jitter, asPercent)(args[1:]); err != nil {
-			return err
-		}
-	}
-	return storePointer(&h.Hold, asDuration)(args)
-}
-
-func (h *Handler) setWait(args []string) error {
-	h.Wait = args[0]
-	if len(args) == 2 {
-		h.WaitUnit = args[1]
-	}
 	return nil
 }
 
@@ -252,15 +176,6 @@ func (h *Handler) addHoldWhile(args []string) error {
 	return nil
 }
 
-func (h *Handler) setInterval(args []string) error {
-	if len(args) == 2 {
-		if err := storePointer(&h.MaxInterval, asDuration)(args[1:]); err != nil {
-			return err
-		}
-	}
-	return storePointer(&h.Interval, asDuration)(args)
-}
-
 func (h *Handler) setProbe(args []string) error {
 	h.Probe = &Probe{URI: args[len(args)-1]}
 	if len(args) == 2 {
@@ -269,26 +184,19 @@ func (h *Handler) setProbe(args []string) error {
 	return nil
 }
 
-func (h *Handler) setOnChange(args []string) error {
-	reply := new(Reply)
-	if len(args) == 2 {
-		reply.Body = args[1]
+func setReply(field **Reply) func(args []string) error {
+	return func(args []string) error {
+		r := new(Reply)
+		*field = r
+		if len(args) == 2 {
+			r.Body = args[1]
+		}
+		if args[0] == "replay" {
+			r.Replay = true
+			return nil
+		}
+		return directive.Value(&r.Status, directive.Number)(args)
 	}
-	h.OnChange = reply
-	return storeValue(&reply.Status, asNumber)(args)
-}
-
-func (h *Handler) setOnTimeout(args []string) error {
-	reply := new(Reply)
-	if len(args) == 2 {
-		reply.Body = args[1]
-	}
-	h.OnTimeout = reply
-	if args[0] == "replay" {
-		reply.Replay = true
-		return nil
-	}
-	return storeValue(&reply.Status, asNumber)(args)
 }
 
 func (h *Handler) addHeader(args []string) error {
@@ -299,84 +207,179 @@ func (h *Handler) addHeader(args []string) error {
 	return nil
 }
 
-// The fields with one argument, or with arguments of one kind.
+// Validate judges the configuration, wherever it was written. Its errors name
+// the subdirective as the Caddyfile spells it, what was read and what is
+// accepted. What is written in a way that nothing resolves it warns of.
+func (h *Handler) Validate() error {
+	if h.site != nil {
+		h.warnUnresolved(h.site.Log)
+	}
+	return cmp.Or(
+		h.validateDurations(),
+		h.validateBounds(),
+		h.validateVersion(),
+		h.validateSharing(),
+		directive.OneOf("wait: unit", h.WaitUnit, "s", "ms"),
+		directive.OneOf("unversioned", h.Unversioned, "answer", "park"),
+		directive.OneOf("polls", h.Polls, "any", "asked"),
+		directive.OneOf("on_error", h.OnError, "hold", "release"),
+		h.validateHoldWhile(),
+		directive.Methods("methods", h.Methods),
+		h.validateProbe(),
+		h.validateReplies(),
+		directive.Header("header", h.Header),
+		directive.Placeholders(h.values()),
+	)
+}
 
-func storeValue[T any](field *T, parse func(string) (T, error)) func([]string) error {
-	return func(args []string) error {
-		v, err := parse(args[0])
-		*field = v
+func (h *Handler) validateDurations() error {
+	if err := cmp.Or(
+		directive.AboveZero("hold", h.Hold),
+		directive.AboveZero("interval", h.Interval),
+		directive.AboveZero("check_timeout", h.CheckTimeout),
+		directive.NotNegative("freshness", &h.Freshness),
+		directive.NotNegative("linger", h.Linger),
+	); err != nil {
 		return err
 	}
-}
-
-// storePointer is storeValue for fields whose zero value is not their default.
-func storePointer[T any](field **T, parse func(string) (T, error)) func([]string) error {
-	return func(args []string) error {
-		v, err := parse(args[0])
-		*field = &v
-		return err
+	if j := h.Jitter; j != nil && (*j < 0 || *j > 100) {
+		return fmt.Errorf("hold: jitter %q: expected a percentage from 0 to 100", directive.Print(*j)+"%")
 	}
-}
-
-func storeList(field *[]string) func([]string) error {
-	return func(args []string) error {
-		*field = args
-		return nil
+	if h.Interval != nil && h.MaxInterval != nil && *h.MaxInterval < *h.Interval {
+		return fmt.Errorf("interval %q: expected a <max> that is not below <min>", directive.Print(*h.Interval)+" "+directive.Print(*h.MaxInterval))
 	}
+	return nil
 }
 
-func storeFlag(field *bool) func([]string) error {
-	return func([]string) error {
-		*field = true
-		return nil
+func (h *Handler) validateBounds() error {
+	return cmp.Or(
+		directive.AboveZero("max_checks", h.MaxChecks),
+		directive.AboveZero("max_resources", h.MaxResources),
+		directive.AboveZero("max_body", h.MaxBody),
+		directive.AboveZero("max_memory", h.MaxMemory),
+		directive.NotNegative("max_parked", &h.MaxParked),
+		directive.NotNegative("max_parked_per_client", &h.MaxParkedPerClient),
+	)
+}
+
+func (h *Handler) validateVersion() error {
+	if len(h.Unset) > 0 && h.Since == "" {
+		return fmt.Errorf("unset %q: expected a since whose values they are", h.Unset)
 	}
-}
-
-// What one argument can be.
-
-func asText(arg string) (string, error) {
-	return arg, nil
-}
-
-func asDuration(arg string) (caddy.Duration, error) {
-	d, err := caddy.ParseDuration(arg)
-	return caddy.Duration(d), err
-}
-
-func asNumber(arg string) (int, error) {
-	n, err := strconv.Atoi(arg)
-	if err != nil {
-		return 0, fmt.Errorf("%q is not a whole number", arg)
+	switch {
+	case h.Version == "":
+	case len(h.Ignore) > 0:
+		return fmt.Errorf("ignore %q with version %q: expected one of them, since ignore makes a hash the version", h.Ignore, h.Version)
+	case len(h.IgnoreMatch) > 0:
+		return fmt.Errorf("ignore_match %q with version %q: expected one of them, since ignore_match makes a hash the version", h.IgnoreMatch, h.Version)
 	}
-	return n, nil
-}
-
-func asPercent(arg string) (float64, error) {
-	p, err := strconv.ParseFloat(strings.TrimSuffix(arg, "%"), 64)
-	if err != nil || math.IsNaN(p) || math.IsInf(p, 0) { // JSON knows neither
-		return 0, fmt.Errorf("%q is not a percentage", arg)
-	}
-	return p, nil
-}
-
-func asSize(arg string) (int64, error) {
-	n, err := humanize.ParseBytes(arg)
-	if err != nil || n > math.MaxInt64 {
-		return 0, fmt.Errorf("%q is not a size such as 1MiB", arg)
-	}
-	return int64(n), nil
-}
-
-// Interface guard
-var _ caddyfile.Unmarshaler = (*Handler)(nil)
-
-// wakesOnWrites reports whether a `wake writes` is configured. It looks at the raw
-// configuration, since a Caddyfile is adapted without provisioning anything.
-func (h *Handler) wakesOnWrites() bool {
-	return slices.ContainsFunc(h.WakeRaw, func(raw json.RawMessage) bool {
-		var guest struct {
-			Waker string `json:"waker"`
+	for _, path := range h.Ignore {
+		if _, err := state.MemberPath(path); err != nil {
+			return fmt.Errorf("ignore: %w", err)
 		}
-		return json.Unmarshal(raw, &guest) == nil && guest.Waker == "writes"
-	})
+	}
+	return directive.Regexps("ignore_match", h.IgnoreMatch)
 }
+
+func (h *Handler) validateSharing() error {
+	if h.Public && len(h.Key) > 0 {
+		return fmt.Errorf("public with key %q: expected one of them, since public shares answers and key separates them", h.Key)
+	}
+	if slices.Contains(h.Key, "") {
+		return errors.New(`key "": expected text, usually a placeholder such as {query.consumer}`)
+	}
+	if slices.Contains(h.StripQuery, "") {
+		return errors.New(`strip_query "": expected the name of a query parameter`)
+	}
+	return directive.Vary("vary", h.Vary)
+}
+
+func (h *Handler) validateHoldWhile() error {
+	for _, c := range h.HoldWhile {
+		if err := directive.Comparison("hold_while", c.Value, c.Op, c.Literals); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Handler) validateProbe() error {
+	switch p := h.Probe; {
+	case p == nil:
+		return nil
+	case p.Method != "" && !directive.Method(p.Method):
+		return fmt.Errorf("probe %q: expected an HTTP method such as GET before the URI", p.Method)
+	case !strings.HasPrefix(p.URI, "/") && !strings.HasPrefix(p.URI, "{"):
+		return fmt.Errorf("probe %q: expected a URI that begins with a slash or a placeholder", p.URI)
+	}
+	return nil
+}
+
+func (h *Handler) validateReplies() error {
+	change, timeout := h.OnChange, h.OnTimeout
+	switch {
+	case change != nil && change.Replay:
+		return errors.New(`on_change "replay": expected a status, since replay is for on_timeout only`)
+	case change != nil:
+		if err := directive.Status("on_change", change.Status, change.Body); err != nil {
+			return err
+		}
+	}
+	switch {
+	case timeout == nil, timeout.Replay && timeout.Status == 0 && timeout.Body == "":
+		return nil
+	case timeout.Replay:
+		return fmt.Errorf("on_timeout %q with replay: expected replay alone, or a status with or without a body", directive.Answer(timeout.Status, timeout.Body))
+	}
+	return directive.Status("on_timeout", timeout.Status, timeout.Body)
+}
+
+// values are the texts with placeholders, by subdirective.
+func (h *Handler) values() map[string][]string {
+	values := map[string][]string{
+		"wait":    {h.Wait},
+		"since":   {h.Since},
+		"version": {h.Version},
+		"key":     h.Key,
+	}
+	for _, c := range h.HoldWhile {
+		values["hold_while"] = append(values["hold_while"], c.Value)
+		if c.Op == "below" || c.Op == "above" {
+			values["hold_while"] = append(values["hold_while"], c.Literals...)
+		}
+	}
+	if h.Probe != nil {
+		values["probe"] = []string{h.Probe.URI}
+	}
+	for _, field := range slices.Sorted(maps.Keys(h.Header)) {
+		values["header"] = append(values["header"], h.Header[field]...)
+	}
+	for name, r := range map[string]*Reply{"on_change": h.OnChange, "on_timeout": h.OnTimeout} {
+		if r != nil { // other braces are those of JSON
+			values[name] = reply.Placeholders(r.Body)
+		}
+	}
+	return values
+}
+
+// warnUnresolved says which placeholders are written in a way that nothing resolves.
+func (h *Handler) warnUnresolved(log *zap.Logger) {
+	shorthands := httpcaddyfile.NewShorthandReplacer()
+	long := func(placeholder string) string {
+		if name, ok := strings.CutPrefix(placeholder, "{form."); ok {
+			return "{lp.request.form." + name // Caddy has none
+		}
+		segment := caddyfile.Segment{{Text: placeholder}}
+		shorthands.ApplyToSegment(&segment)
+		return segment[0].Text
+	}
+	if found := directive.Unresolved(long, h.values()); len(found) > 0 {
+		log.Warn("placeholders that nothing resolves", zap.Strings("placeholders", found))
+	}
+}
+
+// Interface guards
+var (
+	_ caddy.Validator       = (*Handler)(nil)
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+)

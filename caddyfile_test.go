@@ -6,8 +6,12 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -142,15 +146,21 @@ func TestValidateJSON(t *testing.T) {
 		`{"max_body": -1}`:                                                                            `max_body "-1": expected more than 0`,
 		`{"unset": ["0", "now"]}`:                                                                     `unset ["0" "now"]: expected a since whose values they are`,
 		`{"hold_while": [{"op": "empty"}]}`:                                                           `hold_while " empty": expected a value, usually a placeholder such as {lp.json.status}`,
-		`{"hold_while": [{"value": "{lp.status}"}]}`:                                                  `hold_while "{lp.status} ": unknown comparison ""; expected is, not or empty`,
-		`{"probe": {}}`:                                   `probe "": expected a URI that begins with a slash or a placeholder`,
-		`{"on_change": {"replay": true}}`:                 `on_change "replay": expected a status, since replay is for on_timeout only`,
-		`{"on_change": {"body": "gone"}}`:                 `on_change "0 gone": expected a status from 200 to 599`,
-		`{"on_timeout": {}}`:                              `on_timeout "0": expected a status from 200 to 599`,
-		`{"on_timeout": {"replay": true, "status": 200}}`: `on_timeout "200" with replay: expected replay alone, or a status with or without a body`,
-		`{"header": {"": ["x"]}}`:                         `header "": expected the name of a header field`,
-		`{"vary": [""]}`:                                  `vary "": expected the name of a header field`,
-		`{"ignore": [""]}`:                                `ignore: parsing member path "": expected a name, a number or # at its end`,
+		`{"hold_while": [{"value": "{lp.status}"}]}`:                                                  `hold_while "{lp.status} ": unknown comparison ""; expected is, not, empty, below or above`,
+		`{"probe": {}}`:                                              `probe "": expected a URI that begins with a slash or a placeholder`,
+		`{"on_change": {"replay": true}}`:                            `on_change "replay": expected a status, since replay is for on_timeout only`,
+		`{"on_change": {"body": "gone"}}`:                            `on_change "0 gone": expected a status from 200 to 599`,
+		`{"on_timeout": {}}`:                                         `on_timeout "0": expected a status from 200 to 599`,
+		`{"on_timeout": {"replay": true, "status": 200}}`:            `on_timeout "200" with replay: expected replay alone, or a status with or without a body`,
+		`{"header": {"": ["x"]}}`:                                    `header "": expected the name of a header field`,
+		`{"vary": [""]}`:                                             `vary "": expected the name of a header field or client_ip, with or without a - in front`,
+		`{"vary": ["client_ip", "-X-Trace", "-x-trace"]}`:            "",
+		`{"max_memory": -1}`:                                         `max_memory "-1": expected more than 0`,
+		`{"max_memory": 0}`:                                          `max_memory "0": expected more than 0`,
+		`{"polls": "asked", "ignore": ["a"], "ignore_match": ["b"]}`: "",
+		`{"hold_while": [{"value": "{lp.json.a}", "op": "below", "literals": ["{http.request.uri.query.b}"]}]}`: "",
+		`{"hold_while": [{"value": "{lp.json.a}", "op": "above"}]}`:                                             `hold_while "{lp.json.a} above": expected one number after above, or a placeholder that gives one`,
+		`{"ignore": [""]}`: `ignore: parsing member path "": expected a name, a number or # at its end`,
 	} {
 		h := new(Handler)
 		if err := caddy.StrictUnmarshalJSON([]byte(config), h); err != nil {
@@ -166,11 +176,45 @@ func TestValidateJSON(t *testing.T) {
 	}
 }
 
+// TestUnresolved has what Caddy's own shorthands leave as it is: one warning says so.
+func TestUnresolved(t *testing.T) {
+	for config, want := range map[string][]any{
+		`{"since": "{http.request.uri.query.since}", "version": "{lp.json.rev}", "key": ["{http.vars.client_ip} \\{host}"]}`: nil,
+		`{"since": "{query.$deltatoken}"}`: {`since {query.$deltatoken}: expected {http.request.uri.query.$deltatoken}`},
+		`{"key": ["{client_ip}", "a{header.X-Tenant}"]}`: {
+			`key {client_ip}: expected {http.vars.client_ip}`,
+			`key {header.X-Tenant}: expected {http.request.header.X-Tenant}`,
+		},
+		`{"on_change": {"status": 200, "body": "{\"host\": {\"a\": \"{re.a.1}\"}}"}}`: {`on_change {re.a.1}: expected {http.regexp.a.1}`},
+		`{"probe": {"uri": "/rev?{query}"}, "header": {"X": ["{form.a}", "{file./etc/hostname}"]}}`: {
+			`header {form.a}: expected {lp.request.form.a}`,
+			`probe {query}: expected {http.request.uri.query}`,
+		},
+	} {
+		core, logs := observer.New(zap.DebugLevel)
+		h := new(Handler)
+		if err := caddy.StrictUnmarshalJSON([]byte(config), h); err != nil {
+			t.Fatalf("%s: %v", config, err)
+		}
+		h.warnUnresolved(zap.New(core))
+		var got []any
+		for _, entry := range logs.All() {
+			if entry.Level != zap.WarnLevel {
+				t.Errorf("%s: logged as %v", config, entry.Level)
+			}
+			got = append(got, entry.ContextMap()["placeholders"].([]any)...)
+		}
+		if !reflect.DeepEqual(got, want) || logs.Len() > 1 {
+			t.Errorf("%s: %d lines, got %q, want %q", config, logs.Len(), got, want)
+		}
+	}
+}
+
 // FuzzCaddyfile looks for input that makes the parser or Validate panic, or that
 // is parsed into what JSON can not hold.
 func FuzzCaddyfile(f *testing.F) {
 	// Few seeds: the first run of each costs more than a hundred later ones.
-	for _, name := range []string{"all", "wake", "on_change_heredoc", "invalid_block_for_none"} {
+	for _, name := range []string{"all", "wake", "on_change_heredoc", "invalid_block_for_none", "ignore_match", "hold_while_below"} {
 		_, after, _ := strings.Cut(readGoldens(f)[name+".caddyfiletest"], "\tlong_poll")
 		directive, _, _ := strings.Cut(after, "\treverse_proxy")
 		f.Add("long_poll" + directive)

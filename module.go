@@ -1,32 +1,49 @@
 // Package longpoll adds long-polling to REST backends that know nothing of it.
 //
-// A resource is what several requests wait for together, found by its key. Its
-// state is a chain of immutable snapshots; each bears a channel that is closed
-// when the backend says something else, so that a release of ten thousand
-// waiters is one close. One poller for each watched resource makes the checks, on
-// a request and a context of its own: it is a timer, and a goroutine only while a
-// check is in flight. A parked request is its own goroutine in one small function
-// that waits for four things: a change, its time limit, its client's departure, a
-// drain.
+// A resource is what several requests wait for together, found by its key. Its state is
+// a chain of immutable snapshots; each bears a channel that is closed when the backend
+// says something else, so that a release of ten thousand waiters is one close. A parked
+// request is its own goroutine in one small function; a poller, one for each watched
+// resource, is a timer, and a goroutine only while a check is in flight.
 //
-//	client ──► Handler.ServeHTTP ──► question ──► lot ──► resource ◄── poller ──► check ──► next (reverse_proxy)
-//	                 ▲                (since,      (key)      │           ▲
-//	                 │                 wait,                  │           └── wakers: writes, redis, admin
-//	                 └──── answer ◄── park ◄──── snapshot ◄───┘
+//	client ──► Handler.ServeHTTP ──► poll ──► park ──► lot ◄── poller ──► check ──► next (reverse_proxy)
+//	                 ▲                 what is asked     ▲        ▲          │
+//	                 │                                   │        │          └── tap: the answer, kept back
+//	                 └── reply ◄── state ◄── snapshot ───┘        └── wake: writes, redis, admin
+//
+// The client's side (poll, park, reply) and the backend's side (check, tap) meet only in
+// the lot and the state. What they compare and carry is in share; what is no poll never
+// comes near any of that (reply's Own, over tap's Serve). The contract that the code
+// cites is docs/contract.md; its rules are tested in internal/contract.
+//
+// # A handler's life
+//
+//	provisioned   Provision: rooms are furnished, nothing is dialled
+//	live          ServeHTTP: requests are parked
+//	drained       at a reload or a stop: the parked are released, nobody parks any more
+//	retired       Cleanup: its wakers are closed
+//	forgotten     when the last of its requests has left
+//
+// # Where to go
+//
+//	a new placeholder                   internal/poll, or internal/state if it speaks of the answer
+//	a field that is not compared        internal/httphdr, Personal
+//	a new way to answer                 internal/reply
+//	a new source of wake-ups            a guest of http.long_poll.wakers: see Waker
+//	a new format (of streams)           beside internal/reply: a verdict and a state are all it needs
 package longpoll
 
 import (
 	"cmp"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/behind"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
@@ -45,74 +62,77 @@ func init() {
 	caddy.RegisterModule(new(Handler))
 }
 
-// Handler holds a request whose client already has what the backend would
-// answer, checks the backend once for everybody who waits for the same thing,
-// and answers when that has changed or the time is up. What it puts in front of
-// is the next handler, usually reverse_proxy.
-//
-// Every field is optional.
+// Version is that of the module, in the User-Agent of checks that are nobody's.
+const Version = "0.2.0"
+
+// Handler holds a request whose client already has what the backend would answer,
+// checks the backend once for everybody who waits for the same thing, and answers when
+// that has changed or the time is up. The backend is the next handler, usually
+// reverse_proxy. Every field is optional.
 type Handler struct {
-	// How long a request may be parked. Choose it shorter than what the most
-	// impatient hop between the client and Caddy allows a silent connection.
-	// A client can ask for less, never for more. Default: 25s.
+	// How long a request may be parked: shorter than what the most impatient hop between
+	// client and Caddy allows a silent connection. A client can ask for less. Default: 25s.
 	Hold *caddy.Duration `json:"hold,omitempty"`
 
-	// By up to how many percent, at random, the limit of a parked request is
-	// shortened, so that clients that were parked together do not come back
-	// together. 0 to 100. Default: 10.
+	// By up to how many percent, at random, that is shortened, so that clients that were
+	// parked together do not come back together. 0 to 100. Default: 10.
 	Jitter *float64 `json:"jitter,omitempty"`
 
-	// How long the client is willing to wait: text with placeholders that gives
-	// a number or a Go duration. Empty is no wish; 0 is "do not park". Anything
-	// else is answered 400. Default: `Prefer: wait=N` (RFC 7240, section 4.3),
-	// else the `Wait` field; both in seconds, and ignored where malformed.
+	// How long the client is willing to wait: text with placeholders that gives a number
+	// or a Go duration. Empty is no wish, 0 is "do not park", anything else is answered
+	// 400. Default: `Prefer: wait=N` (RFC 7240, section 4.3), else the `Wait` field; both
+	// in seconds, and ignored where malformed.
 	Wait string `json:"wait,omitempty"`
 
 	// The unit of a bare number in `wait`: `s` or `ms`. Default: s.
 	WaitUnit string `json:"wait_unit,omitempty"`
 
-	// The version that the client has: text with placeholders. Empty means that
-	// the client names none. Default: `If-None-Match`, else `If-Modified-Since`
-	// (RFC 9110, section 13.1).
+	// The version that the client has: text with placeholders; empty is none. Default:
+	// `If-None-Match`, else `If-Modified-Since` (RFC 9110, section 13.1).
 	Since string `json:"since,omitempty"`
 
 	// Values of `since` that name no version, such as `0` or `now`.
 	Unset []string `json:"unset,omitempty"`
 
 	// The version that the backend has: text with placeholders, such as
-	// `{lp.json.revision}`. Default: the answer's ETag, else a hash over its
-	// status, Content-Type, Location and body.
+	// `{lp.json.revision}`. Default, and where it is empty: the answer's ETag, else a hash
+	// over its status, Content-Type, Location and body.
 	Version string `json:"version,omitempty"`
 
-	// Members of the JSON answer that are no change: dotted paths, where `#`
-	// stands for every element of an array. Implies the hash as the version, so
-	// it can not be combined with `version`.
+	// Members of the JSON answer that are no change: dotted paths, where `#` stands for
+	// every element of an array. Implies the hash, so it excludes `version`.
 	Ignore []string `json:"ignore,omitempty"`
+
+	// Regular expressions (RE2) whose matches in the answer's decoded text are no change,
+	// in bodies that are no JSON too. Implies the hash, so it excludes `version`.
+	IgnoreMatch []string `json:"ignore_match,omitempty"`
 
 	// Hold, whatever the versions are, while any of these is true of the answer.
 	HoldWhile []Condition `json:"hold_while,omitempty"`
 
-	// What happens to a request that names no version: `answer` it at once, or
-	// `park` it until the first change after its arrival. Default: answer.
+	// A request that names no version: `answer` it at once, or `park` it until the first
+	// change after its arrival. Default: answer.
 	Unversioned string `json:"unversioned,omitempty"`
 
-	// The pause between two checks of a resource that somebody waits for.
-	// Default: 1s.
+	// Whose preconditions make a poll: `any` client's, but for browsers, whose caches send
+	// them by themselves; or, with `asked`, nobody's: then it takes a wait, or a version
+	// named by `since`. Default: any.
+	Polls string `json:"polls,omitempty"`
+
+	// The pause between two checks of a resource that somebody waits for. Default: 1s.
 	Interval *caddy.Duration `json:"interval,omitempty"`
 
-	// With it the pause grows by half while nothing changes, up to this, and
-	// falls back to `interval` on a change. Default: the same as `interval`.
+	// With it the pause grows by half while nothing changes, up to this, and falls back to
+	// `interval` on a change. Default: the same as `interval`.
 	MaxInterval *caddy.Duration `json:"max_interval,omitempty"`
 
-	// The age up to which a state may answer a request without a check.
-	// Default: 0, which is never.
+	// The age up to which a state may answer without a check. Default: 0, which is never.
 	Freshness caddy.Duration `json:"freshness,omitempty"`
 
 	// The methods that may be parked. Default: GET.
 	Methods []string `json:"methods,omitempty"`
 
-	// Query parameters that are neither sent to the backend nor part of what
-	// tells two resources apart.
+	// Query parameters that are neither sent to the backend nor tell resources apart.
 	StripQuery []string `json:"strip_query,omitempty"`
 
 	// A cheap URI that is checked in place of the resource.
@@ -124,34 +144,30 @@ type Handler struct {
 	// How many checks may be in flight at once. Default: 64.
 	MaxChecks *int `json:"max_checks,omitempty"`
 
-	// What a failing check (no connection, time-out, 5xx, 429) does to those who
-	// are parked: `hold` them, or `release` them with the backend's error.
-	// Default: hold.
+	// What a failing check (no connection, time-out, 5xx, 429) does to those who are
+	// parked: `hold` them, or `release` them with the backend's error. Default: hold.
 	OnError string `json:"on_error,omitempty"`
 
-	// Text with placeholders that tells resources apart in addition to what
-	// always does, such as the name of a consumer.
+	// Text with placeholders that tells resources apart too, such as a consumer's name.
 	Key []string `json:"key,omitempty"`
 
-	// Request header fields that tell resources apart in addition to
-	// Authorization, Cookie, Accept, Accept-Encoding, Accept-Language and those
-	// in the backend's own Vary.
+	// Request fields that tell resources apart, and are sent with a check, in addition to
+	// those that always do and those in the backend's own Vary. With a minus in front
+	// (`-X-Trace`) neither. `client_ip` is the client's address.
 	Vary []string `json:"vary,omitempty"`
 
-	// The answer is the same for everybody: Authorization and Cookie are neither
-	// part of what tells resources apart nor sent with a check.
+	// The answer is the same for everybody: credentials, the client's address and its
+	// User-Agent neither tell resources apart nor are sent with a check.
 	Public bool `json:"public,omitempty"`
 
 	// What is answered on a change in place of the backend's answer.
 	OnChange *Reply `json:"on_change,omitempty"`
 
-	// What is answered when the time is up. Default: a 304 where the client's
-	// version came in If-None-Match or If-Modified-Since, else the backend's
-	// latest answer again.
+	// What is answered when the time is up. Default: a 304 where the client's version came
+	// in If-None-Match or If-Modified-Since, else the backend's latest answer again.
 	OnTimeout *Reply `json:"on_timeout,omitempty"`
 
-	// Header fields, with placeholders, that are set on every answer that this
-	// handler makes.
+	// Header fields, with placeholders, that are set on every answer that is made here.
 	Header http.Header `json:"header,omitempty"`
 
 	// Sources of wake-ups: guest modules that say when to look.
@@ -160,19 +176,21 @@ type Handler struct {
 	// How many requests may be parked at once. Default: 0, no bound.
 	MaxParked int `json:"max_parked,omitempty"`
 
-	// How many requests of one client address may be parked at once.
-	// Default: 0, no bound.
+	// How many of one client address may be parked at once. Default: 0, no bound.
 	MaxParkedPerClient int `json:"max_parked_per_client,omitempty"`
 
 	// How many resources may be known at once. Default: 10000.
 	MaxResources *int `json:"max_resources,omitempty"`
 
-	// The size in bytes up to which an answer is looked at and a request's body
-	// is read; larger ones are passed through. Default: 1 MiB.
+	// The size in bytes up to which an answer is looked at and a request's body is read;
+	// larger ones are passed through. Default: 1 MiB.
 	MaxBody *int64 `json:"max_body,omitempty"`
 
-	// How long a resource is remembered after its last waiter left.
-	// Default: 30s.
+	// How many bytes of answers may be kept at once, decoded text included: what
+	// nobody waits for makes room first. Default: 256 MiB.
+	MaxMemory *int64 `json:"max_memory,omitempty"`
+
+	// How long a resource is remembered after its last waiter left. Default: 30s.
 	Linger *caddy.Duration `json:"linger,omitempty"`
 
 	// Park nobody and change nothing, but count what it would have saved.
@@ -182,7 +200,7 @@ type Handler struct {
 	wakes   *wake.Set
 	polls   *poll.Rules
 	spot    *park.Spot
-	checks  *check.Checker
+	pollers pollers
 	replies *reply.Writer
 	shadow  *shadow.Shadow
 }
@@ -190,21 +208,13 @@ type Handler struct {
 // The parts of the configuration, and the contracts of guest modules, as embedders
 // know them.
 type (
-	// Condition is one `hold_while`.
-	Condition = poll.Condition
-	// Probe is a cheap URI that is checked in place of the resource.
-	Probe = check.Probe
-	// Reply is an answer from the configuration.
-	Reply = reply.Reply
-	// Waker is a source of wake-ups, a guest in the namespace http.long_poll.wakers.
-	Waker = wake.Waker
-	// PathWaker is a Waker whose messages name paths.
-	PathWaker = wake.PathWaker
-	// StatusWaker is a Waker that knows whether it can be heard.
-	StatusWaker = wake.StatusWaker
-	// Writes is the Waker of `wake writes`.
-	Writes = wake.Writes
-	// WritesHandler sees the writes of a site for `wake writes`.
+	Condition     = poll.Condition
+	Probe         = check.Probe
+	Reply         = reply.Reply
+	Waker         = wake.Waker
+	PathWaker     = wake.PathWaker
+	StatusWaker   = wake.StatusWaker
+	Writes        = wake.Writes
 	WritesHandler = wake.WritesHandler
 )
 
@@ -218,6 +228,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision fills in the defaults and sets the handler up. It dials nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
+	looks := behind.At(ctx, h) // before defaults: handlers are told apart by what they were given
 	orDefault(&h.Hold, caddy.Duration(25*time.Second))
 	orDefault(&h.Jitter, 10)
 	orDefault(&h.Interval, caddy.Duration(time.Second))
@@ -226,6 +237,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	orDefault(&h.MaxChecks, 64)
 	orDefault(&h.MaxResources, 10000)
 	orDefault(&h.MaxBody, 1<<20)
+	orDefault(&h.MaxMemory, 256<<20)
 	orDefault(&h.Linger, caddy.Duration(30*time.Second))
 	if len(h.Methods) == 0 {
 		h.Methods = []string{http.MethodGet}
@@ -236,17 +248,15 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.site = &ops.Site{
 		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
 		Lot: lot.New[*state.Reading](lot.Limits{
-			Parked: h.MaxParked, PerClient: h.MaxParkedPerClient, Resources: *h.MaxResources, Linger: time.Duration(*h.Linger),
+			Parked: h.MaxParked, PerClient: h.MaxParkedPerClient,
+			Resources: *h.MaxResources, Memory: *h.MaxMemory, Linger: time.Duration(*h.Linger),
 		}),
 	}
 	h.wakes = wake.NewSet(h.site) // Cleanup needs both, whatever fails from here on
-	if err := h.furnish(); err != nil {
+	if err := h.furnish(looks); err != nil {
 		return err
 	}
-	if err := h.provisionWakers(ctx); err != nil {
-		return err
-	}
-	if err := ops.Register(ctx.GetMetricsRegistry()); err != nil {
+	if err := cmp.Or(h.wakes.Load(ctx, h, h.WakeRaw), ops.Register(ctx.GetMetricsRegistry())); err != nil {
 		return err
 	}
 	// Cleanup comes too late at a stop: only after the requests have ended.
@@ -259,59 +269,39 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// furnish gives each room the part of the configuration that it is about.
-func (h *Handler) furnish() error {
-	answers := &state.Rules{Configured: h.Version != "", Named: h.Since != ""}
-	for _, path := range h.Ignore {
-		parts, err := state.MemberPath(path)
-		if err != nil {
-			return fmt.Errorf("ignore: %w", err)
-		}
-		answers.Ignore = append(answers.Ignore, parts)
+// furnish gives each room the part of the configuration that it is about; looks is what
+// stands behind.
+func (h *Handler) furnish(looks behind.Looks) error {
+	answers, err := state.NewRules(h.Ignore, h.IgnoreMatch)
+	if err != nil {
+		return err
 	}
-	sharing := &share.Rules{Public: h.Public, Vary: h.Vary, StripQuery: h.StripQuery, Values: h.Key}
-	sharing.Memory.Max = max(*h.MaxResources, 1)
+	answers.Configured, answers.Named = h.Version != "", h.Since != "" && !poll.OfTags(h.Since)
+	sharing, unsaid := share.New(share.Config{
+		Public: h.Public, Vary: h.Vary, Key: h.Key, StripQuery: h.StripQuery,
+		UserAgent: "long_poll/" + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0,
+	})
+	if unsaid {
+		h.site.Looked(looks.Address)
+	}
 	slots := make(tap.Slots, max(*h.MaxChecks, 1))
 	h.polls = &poll.Rules{
 		Hold: time.Duration(*h.Hold), Jitter: *h.Jitter, CheckTimeout: time.Duration(*h.CheckTimeout),
-		Interval: time.Duration(*h.Interval), Linger: time.Duration(*h.Linger), Freshness: time.Duration(h.Freshness),
+		Interval: time.Duration(*h.Interval), MaxInterval: time.Duration(*h.MaxInterval),
+		Linger: time.Duration(*h.Linger), Freshness: time.Duration(h.Freshness),
 		MaxBody: *h.MaxBody, Methods: h.Methods, Wait: h.Wait, WaitUnit: h.WaitUnit, Since: h.Since, Unset: h.Unset,
-		Version: h.Version, HoldWhile: h.HoldWhile, ParkUnnamed: h.Unversioned == "park", Release: h.OnError == "release",
+		Version: h.Version, HoldWhile: h.HoldWhile, ParkUnnamed: h.Unversioned == "park", OnlyAsked: h.Polls == "asked", Release: h.OnError == "release",
 		Share: sharing, State: answers,
 	}
-	h.spot = &park.Spot{Lot: h.site.Lot, Memory: &sharing.Memory, Departed: h.site.Departed}
-	h.checks = &check.Checker{
-		Timeout: time.Duration(*h.CheckTimeout), MaxBody: *h.MaxBody, Probe: h.Probe, OnChange: h.OnChange != nil,
-		HoldWhile: h.HoldWhile, Version: h.Version, Share: sharing, State: answers,
-		Slots: slots, Drained: h.site.Lot.Drained(), Panicked: h.site.Panicked,
-	}
+	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Departed: h.site.Departed}
+	h.pollers = pollers{h.site, h.wakes, &check.Checker{
+		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots, Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
+	}}
 	h.replies = &reply.Writer{
-		Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout), Probe: h.Probe != nil,
+		Rules: h.polls, Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout),
+		Probe: h.Probe != nil, Looks: h.Probe == nil && reply.LooksIntoBody(h.Header),
 	}
-	h.shadow = shadow.New(shadow.Rules{
-		Polls: h.polls, Share: sharing, State: answers, Version: h.Version != "", Since: h.Since != "",
-		HoldWhile: len(h.HoldWhile) > 0, Probe: h.Probe != nil, Slots: slots, MaxBody: *h.MaxBody, Interval: time.Duration(*h.Interval),
-		Resources: *h.MaxResources,
-	})
-	return nil
-}
-
-// provisionWakers loads the guests of `wake`.
-func (h *Handler) provisionWakers(ctx caddy.Context) error {
-	if len(h.WakeRaw) == 0 {
-		return nil
-	}
-	guests, err := ctx.LoadModule(h, "WakeRaw")
-	if err != nil {
-		return fmt.Errorf("loading wake: %w", err)
-	}
-	for _, guest := range guests.([]any) {
-		w, ok := guest.(Waker)
-		if !ok {
-			return fmt.Errorf("wake: module %T is not a Waker", guest)
-		}
-		h.wakes.Add(w, string(guest.(caddy.Module).CaddyModule().ID.Name()))
-	}
+	h.shadow = shadow.New(h.polls, h.Probe != nil, slots, *h.MaxResources)
 	return nil
 }
 
@@ -334,26 +324,22 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !h.polls.Parkable(r) {
 		return h.pass(p, w, next)
 	}
-	h.sendAway(w, r)
-	wake.NoWrite(r)
-	switch err := p.Ask(); {
+	h.spot.SendAway(w, r)
+	defer h.spot.Unreserve(p)
+	switch err := p.Ask(func() error { return h.spot.Reserve(p) }); {
 	case errors.Is(err, poll.ErrLargeBody):
 		return h.pass(p, w, next)
 	case err != nil:
 		return h.told(p, h.replies.Reject(p, w, err))
+	case !p.Shared():
+		return h.own(p, w, next)
 	}
-	v := h.spot.Wait(p, w, func(r *poll.Resource) { h.start(r, p, w, next) })
+	wake.NoWrite(r)
+	v := h.spot.Wait(p, w, func(r *poll.Resource) { h.pollers.start(r, p, w, next) })
 	if v.Kind == poll.Pass {
 		return h.pass(p, w, next)
 	}
 	return h.told(p, h.replies.Answer(p, w, v))
-}
-
-// start has a resource checked on behalf of a poll: p is not the poller's to keep.
-func (h *Handler) start(r *poll.Resource, p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) {
-	var b *check.Backend
-	_ = poll.OnOwnStack(func() error { b = h.checks.Backend(p, w, next); return nil })
-	r.Poll((&poller{h, r, b}).turn)
 }
 
 // told counts a poll that has its answer.
@@ -368,30 +354,28 @@ func (h *Handler) told(p *poll.Poll, err error) error {
 	return err
 }
 
+// own has next answer a request that is no poll: it is its client's own exchange with
+// the backend, and costs what it costs without us (contract 3.8).
+func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
+	h.spot.Unreserve(p)
+	p.Rewind()
+	if r := p.Request; len(h.StripQuery) > 0 {
+		r.URL.RawQuery = share.StripQuery(r.URL.RawQuery, h.StripQuery)
+		r.RequestURI = r.URL.RequestURI()
+	}
+	p.Outcome = poll.Answered
+	h.site.Done(p) // before it may break off
+	return h.replies.Own(p, w, h.wakes.Seeing(p.Request, next))
+}
+
 // pass hands a request on that can not be parked, and changes nothing else.
 func (h *Handler) pass(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
+	h.spot.Unreserve(p)
 	p.Outcome = poll.Bypassed
 	p.Rewind()
 	w.Header().Set("Long-Poll", string(poll.Bypassed))
 	h.site.Done(p)
-	if h.wakes.OnWrites() && wake.IsWrite(p.Request.Method) {
-		return wake.See(w, p.Request, next)
-	}
-	return next.ServeHTTP(w, p.Request)
-}
-
-// sendAway has the client of a drained handler come back on a new connection, to
-// what has taken its place. The server does so too, but not on an HTTP/2 connection
-// that it accepted while it was being stopped: a client would poll there again and
-// again, and never be parked.
-func (h *Handler) sendAway(w http.ResponseWriter, r *http.Request) {
-	select {
-	case <-h.site.Lot.Drained():
-		if r.ProtoMajor < 3 { // HTTP/3 has no such field, and means nothing by it
-			w.Header().Set("Connection", "close")
-		}
-	default:
-	}
+	return h.wakes.Seeing(p.Request, next).ServeHTTP(w, p.Request)
 }
 
 // drain releases everybody who is parked, and parks nobody from now on.
@@ -410,8 +394,6 @@ func (h *Handler) Cleanup() error {
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
-	_ caddy.Validator             = (*Handler)(nil)
 	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
-	_ caddyfile.Unmarshaler       = (*Handler)(nil)
 )

@@ -2,26 +2,52 @@ package longpoll
 
 import (
 	"math/rand/v2"
+	"net/http"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/wake"
 )
 
-// poller is the way of a check: when it is made, and what its end does to those who
-// wait.
+// pollers is what the pollers of a handler have in common: when checks are made, by
+// whom, and who is told of their end.
+type pollers struct {
+	site   *ops.Site
+	wakes  *wake.Set
+	checks *check.Checker
+}
+
+// start has a resource checked on behalf of a poll: p is not the poller's to keep.
+func (ps *pollers) start(r *poll.Resource, p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) {
+	var b *check.Backend
+	_ = poll.OnOwnStack(func() error { b = ps.checks.Backend(p, w, next); return nil })
+	if field, many := b.Splits(); many {
+		ps.site.Split(b.Name, field)
+	}
+	r.Schedule((&poller{pollers: ps, resource: r, backend: b, key: p.Key()}).turn)
+}
+
+// poller is the way of a check of one resource: when it is made, and what its end does
+// to those who wait.
 type poller struct {
-	h        *Handler
+	*pollers
 	resource *poll.Resource
 	backend  *check.Backend
+	key      lot.Key // of the resource
 }
 
 // turn is one check: the lot has it made again and again, while somebody waits.
 func (p *poller) turn() {
-	p.h.wakes.Watch(p.resource, p.backend.Replacer)
-	if !p.backend.Acquire() {
+	p.wakes.Watch(p.resource, p.backend.Replacer)
+	if !p.backend.Acquire(p.resource.Abandoned()) {
 		return
 	}
 	if !p.resource.Begin() {
@@ -29,60 +55,130 @@ func (p *poller) turn() {
 		return
 	}
 	last, began := p.resource.Snapshot(), time.Now()
-	now := p.backend.Check(last.State.Known())
+	now := p.backend.Check(last, p.resource.Abandoned())
 	took := time.Since(began)
-	if now.Fault() && !now.Held {
+	switch {
+	case now == nil:
+		p.resource.Abandon(p.resource.Due())
+	case now.Stale, now.Fault() && !now.Held:
 		p.fail(last, now, took)
-	} else {
+	default:
 		p.publish(last, now, took)
 	}
 }
 
-// fail has everybody wait on, or see what the check has failed with.
+// fail has everybody wait on, or see what the check has failed with. What is said of a
+// nonce fails nobody: it has everybody come back with another one.
 func (p *poller) fail(last *poll.Snapshot, now *state.State, took time.Duration) {
-	before := last.State
+	r := &state.Reading{State: now, Result: state.Failed, Since: now.Ended, Fails: 1}
 	if last.Failed() {
-		before = last.Fault
+		r.Fails += last.Fault.Fails
 	}
-	r := &state.Reading{State: now, Result: state.Failed, Fails: 1}
-	if before != nil {
-		r.Fails += before.Fails
+	r.Pause = p.faultPause(r.Fails)
+	r.Due = due(r)
+	r.Learnt = last.State != nil && last.State.Learnt || last.Failed() && last.Fault.Learnt
+	p.find(r, r.Variation.Set())
+	p.watchWeight(r)
+	p.weigh(last.State, r)
+	p.site.Checked(p.resource, r, took)
+	if !now.Stale {
+		p.site.Fails(p.resource, r)
 	}
-	r.Pause = p.h.faultPause(r.Fails)
-	p.h.site.Checked(p.resource, r, took)
-	p.h.site.Fails(p.resource, r)
-	p.resource.Fail(r, p.h.polls.Release, due(r))
+	p.resource.Fail(r, now.Stale || p.checks.Release, r.Due)
 }
 
 // publish has everybody see what the check has read.
 func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Duration) {
-	p.h.site.FailsNoMore(p.resource)
-	if v := now.Variation; v != nil {
-		if v = p.h.polls.Share.Memory.Learn(p.backend.Name, v); !v.Equal(p.backend.Variation) {
-			// Before it is published: who comes from now on finds it by what it
-			// turned out to depend on.
-			p.backend.Variation = v
-			p.h.site.Lot.Rename(p.resource, p.backend.Key())
-		}
-	}
+	p.site.FailsNoMore(p.resource)
 	old := last.State
 	changed := old == nil || now.News
-	r := &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.h.nextPause(old, changed)}
+	r := &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed)}
 	if !changed {
 		r.Result, r.Since = state.Unchanged, old.Since
 	}
-	p.h.site.Checked(p.resource, r, took)
-	p.resource.Publish(r, changed, due(r))
+	if old != nil {
+		r.Learnt, r.Restless, r.Blind = old.Learnt, old.Restless, old.Blind
+	}
+	p.count(r, old)
+	p.find(r, r.Variation)
+	r.Due = due(r)
+	p.watchWeight(r)
+	p.weigh(r, nil)
+	p.site.Checked(p.resource, r, took)
+	p.resource.Publish(r, changed, r.Due)
+}
+
+// count counts the checks that polls asked for and that found another version, and those
+// that found another ETag, but not another version, because of an ignore_match.
+func (p *poller) count(r, old *state.Reading) {
+	switch {
+	case old == nil:
+	case old.Version != r.Version:
+		r.Blind = 0
+		if p.resource.Hurried() {
+			if r.Restless++; r.Restless == poll.MaxRestless {
+				p.site.Restless(p.resource)
+			}
+		}
+	default:
+		r.Restless = 0
+		if len(p.checks.State.IgnoreMatch) > 0 && old.Source.Validator() != r.Source.Validator() {
+			if r.Blind++; r.Blind == poll.MaxBlind {
+				p.site.Blind(p.resource)
+			}
+		}
+	}
+}
+
+// find has the resource found by v, which its answers turned out to depend on, before
+// they are published: who comes from now on finds it so. An outage teaches only what was
+// set on the way to us: it is to cost the backend no more for each field that it names.
+func (p *poller) find(r *state.Reading, v *share.Variation) {
+	if v != nil {
+		memory, name := &p.checks.Share.Memory, p.backend.Name
+		v = memory.Learn(name, v, !r.Learnt)
+		if !r.Learnt {
+			r.Learnt = true
+			p.resource.OnForget(func() { memory.Forget(name) })
+		}
+		p.backend.Variation = v
+	}
+	if key := p.backend.Key(p.backend.Variation); key != p.key {
+		p.key = key
+		p.site.Lot.Rekey(p.resource, key)
+	}
+}
+
+// watchWeight has the memory that is kept of r counted again whenever those who read it
+// have more of it decoded.
+func (p *poller) watchWeight(r *state.Reading) {
+	r.OnGrow(func() {
+		if s := p.resource.Snapshot(); s.State == r || s.Fault == r {
+			p.weigh(s.State, s.Fault)
+		}
+	})
+}
+
+// weigh says how much memory is kept.
+func (p *poller) weigh(s, fault *state.Reading) {
+	var n int64
+	if s != nil {
+		n += s.Weight()
+	}
+	if fault != nil {
+		n += fault.Weight()
+	}
+	p.resource.Weigh(n)
 }
 
 // nextPause is the pause after a good check: it grows by half while nothing changes,
 // and falls back on a change.
-func (h *Handler) nextPause(old *state.Reading, changed bool) time.Duration {
-	pause := time.Duration(*h.Interval)
+func (ps *pollers) nextPause(old *state.Reading, changed bool) time.Duration {
+	pause := ps.checks.Interval
 	if !changed && old.Pause > 0 {
-		pause = min(old.Pause+old.Pause/2, time.Duration(*h.MaxInterval))
+		pause = min(old.Pause+old.Pause/2, ps.checks.MaxInterval)
 	}
-	return max(pause, time.Duration(*h.Interval))
+	return max(pause, ps.checks.Interval)
 }
 
 // maxFaultPause bounds the growing pauses between checks of a backend that fails:
@@ -90,8 +186,8 @@ func (h *Handler) nextPause(old *state.Reading, changed bool) time.Duration {
 const maxFaultPause = 10 * time.Second
 
 // faultPause is the pause after as many failures in a row.
-func (h *Handler) faultPause(fails int) time.Duration {
-	pause := time.Duration(*h.Interval)
+func (ps *pollers) faultPause(fails int) time.Duration {
+	pause := ps.checks.Interval
 	limit := max(maxFaultPause, pause)
 	for range fails - 1 {
 		if pause += pause / 2; pause >= limit {

@@ -3,10 +3,13 @@ package check
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -25,75 +28,100 @@ import (
 type Backend struct {
 	poll.Subject
 	c      *Checker
+	asker  share.Asker // what is compared and carried of the way to us
 	next   caddyhttp.Handler
 	ctx    context.Context // of the server, not of the client
 	server *caddyhttp.Server
-	vars   []setting
-	orig   any                 // the http.Request that it was before it was rewritten; nil if that is unknown
-	groups map[string]struct{} // route groups that were satisfied on the way to us
-	preset http.Header         // response fields that were set on the way to us
+	orig   http.Request // as it was before it was rewritten
+	preset http.Header  // response fields that were set on the way to us
 	lent   *lent
+	alone  bool // nobody shares what it reads, so that checks carry the client's address
 
 	// of the poller alone
-	repl  *caddy.Replacer // see replacer
-	about *state.State    // what it speaks of
-	slot  *tap.Slot       // of the next exchange
+	repl      *caddy.Replacer // see replacer
+	about     *state.State    // what it speaks of
+	slot      *tap.Slot       // of the next exchange
+	abandoned <-chan struct{} // of the check that is being made
+	patient   bool            // it may try once more
+	renewed   []string        // see renew
 }
-
-// setting is one of Caddy's vars: as a map, the few there are take three times the
-// memory, for as long as somebody waits.
-type setting struct {
-	name  string
-	value any
-}
-
-// routeGroups is the context key of Caddy's route groups: handle blocks exclude
-// one another by it. A check starts in the middle of the routes, so it has to
-// know which were passed.
-const routeGroups caddy.CtxKey = "route_group"
 
 // Backend prepares checks on behalf of p. It runs while p's request is at hand: only
-// its own goroutine, or one that this waits for, may read it.
+// its own goroutine, or one that this waits for, may read it. Of the request it takes
+// what [share.Rules] say that all who share it have in common, and nothing else.
 func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) *Backend {
-	r := p.Request
-	b := &Backend{Subject: p.Subject, c: c, next: next, preset: c.preset(w.Header())}
-	b.ctx = context.Background()
-	for _, key := range []any{http.ServerContextKey, http.LocalAddrContextKey} {
-		if v := r.Context().Value(key); v != nil {
-			b.ctx = context.WithValue(b.ctx, key, v)
+	r, of := p.Request, p.Asker()
+	b := &Backend{Subject: p.Subject, c: c, next: next, preset: c.preset(w.Header()), alone: p.Variation.Alone()}
+	b.asker = share.Asker{ID: of.ID, Body: of.Body, User: of.User, Trusted: of.Trusted, Method: of.Method, Port: of.Port}
+	b.asker.ClientIP = c.Share.ClientIP(r, of, p.Variation)
+	b.asker.Groups = maps.Clone(of.Groups)
+	b.asker.Value = func(text string) string { return b.Replacer().ReplaceAll(text, "") }
+	for name, value := range of.Vars {
+		if share.CarriesVar(name) {
+			if b.asker.Vars == nil {
+				b.asker.Vars = make(map[string]any)
+			}
+			b.asker.Vars[name] = value
 		}
 	}
-	b.ctx = tap.MarkCheck(b.ctx)
+	b.ctx = context.Background()
+	if v := r.Context().Value(http.ServerContextKey); v != nil {
+		b.ctx = context.WithValue(b.ctx, http.ServerContextKey, v)
+	}
+	port, _ := strconv.Atoi(of.Port)
+	b.ctx = tap.MarkCheck(context.WithValue(b.ctx, http.LocalAddrContextKey, net.Addr(&net.TCPAddr{Port: port})))
 	b.server, _ = r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	vars, _ := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any)
-	b.vars = make([]setting, 0, len(vars))
-	for name, value := range vars {
-		b.vars = append(b.vars, setting{name, value})
-	}
-	if groups, _ := r.Context().Value(routeGroups).(map[string]struct{}); len(groups) > 0 {
-		b.groups = maps.Clone(groups)
-	}
-	b.orig = r.Context().Value(caddyhttp.OriginalRequestCtxKey)
 	b.lent = c.lend(p.Replacer())
 	p.Lent = b.lent
 
-	b.Request = r.Clone(b.ctx)
-	b.Request.Body = nil
-	head := b.Request.Header
-	share.DropClientsOwn(head)
-	if c.Share.Public && !p.Variation.ByWhoAsks() {
-		delete(head, "Authorization")
-		delete(head, "Cookie")
-	}
-	if c.Version != "" || len(c.HoldWhile) > 0 || len(c.State.Ignore) > 0 {
-		acceptReadable(head)
-	}
-	if len(c.Share.StripQuery) > 0 {
-		b.Request.URL.RawQuery = share.StripQuery(b.Request.URL.RawQuery, c.Share.StripQuery)
-		b.Request.RequestURI = b.Request.URL.RequestURI()
+	b.Request = (&http.Request{
+		Method: r.Method, URL: c.Share.URL(r.URL), Host: p.Name.Host,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: c.Share.Carried(r, of, p.Variation), RemoteAddr: c.Share.RemoteAddr(r, p.Variation), TLS: completed(r.TLS, c.Share.Public),
+	}).WithContext(b.ctx)
+	b.Request.RequestURI = b.Request.URL.RequestURI()
+	b.orig = http.Request{Method: r.Method, URL: b.Request.URL, RequestURI: b.Request.RequestURI, RemoteAddr: b.Request.RemoteAddr}
+	if of.URL != nil {
+		b.orig.Method, b.orig.URL = of.Method, c.Share.URL(of.URL)
+		b.orig.RequestURI = b.orig.URL.RequestURI()
+		b.asker.URL = b.orig.URL
 	}
 	return b
 }
+
+// completed is the state of a TLS connection with what is compared of that of r: the
+// name of the server and, unless the answer is public, the client's certificate. Early
+// data is none of it: a check begins when the handshake is over or was never needed.
+func completed(of *tls.ConnectionState, public bool) *tls.ConnectionState {
+	if of == nil {
+		return nil
+	}
+	c := &tls.ConnectionState{
+		Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256, HandshakeComplete: true,
+		NegotiatedProtocol: "http/1.1", ServerName: of.ServerName,
+	}
+	if !public {
+		c.PeerCertificates, c.VerifiedChains = of.PeerCertificates, of.VerifiedChains
+	}
+	return c
+}
+
+// Splits reports a request field in which many resources of this name differ, and in
+// nothing else.
+func (b *Backend) Splits() (field string, many bool) {
+	return b.c.Share.Splits.Add(b.Name, b.Request.URL.RawQuery, b.Request.Header)
+}
+
+// sharer is the check as one of those who may share.
+func (b *Backend) sharer() share.Sharer {
+	return share.Sharer{
+		Header: b.Request.Header, ID: b.ID, Alone: b.alone,
+		Credentials: b.c.Share.Credentials(b.Request, &b.asker), Value: b.lent.value,
+	}
+}
+
+// Key is the key of the resource whose answers depend on v.
+func (b *Backend) Key(v *share.Variation) lot.Key { return v.Key(b.Base, b.sharer()) }
 
 // preset is what the header of an answer begins with. As a rule that is the same for
 // all requests, and the checks of all resources share it.
@@ -106,34 +134,28 @@ func (c *Checker) preset(header http.Header) http.Header {
 	return preset
 }
 
-// Varied is a digest of what v depends on, as it is in the check.
-func (b *Backend) Varied(v *share.Variation) lot.Key {
-	return v.Key(lot.Key{}, b.Request.Header, b.ID)
-}
-
-// request is a fresh request for one check.
-func (b *Backend) request(ctx context.Context, repl *caddy.Replacer, w http.ResponseWriter) *http.Request {
-	r := b.Request.Clone(ctx)
+// request is a fresh request for one check, made of what checks are made from now.
+func (b *Backend) request(of *http.Request, ctx context.Context, repl *caddy.Replacer, w http.ResponseWriter) *http.Request {
+	r := of.Clone(ctx)
 	r.Body = http.NoBody
 	if b.Body != nil {
 		r.Body = io.NopCloser(bytes.NewReader(b.Body))
 		r.ContentLength = int64(len(b.Body))
 	}
 	r = caddyhttp.PrepareRequest(r, repl, w, b.server)
-	ctx = r.Context()
-	if b.orig != nil {
-		ctx = context.WithValue(ctx, caddyhttp.OriginalRequestCtxKey, b.orig)
-		// The replacer reads the context of the very request that it was
-		// prepared for.
-		*r = *r.WithContext(ctx)
-	}
+	orig := b.orig
+	url := *orig.URL
+	orig.URL = &url
+	ctx = context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, orig)
+	// The replacer reads the context of the very request that it was prepared for.
+	*r = *r.WithContext(ctx)
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
-		for _, v := range b.vars {
-			vars[v.name] = v.value
-		}
+		maps.Copy(vars, b.asker.Vars)
+		vars[caddyhttp.TrustedProxyVarKey] = b.asker.Trusted
+		vars[caddyhttp.ClientIPVarKey] = b.asker.ClientIP
 	}
-	if groups, ok := ctx.Value(routeGroups).(map[string]struct{}); ok {
-		maps.Copy(groups, b.groups)
+	if groups, ok := ctx.Value(poll.RouteGroups).(map[string]struct{}); ok {
+		maps.Copy(groups, b.asker.Groups)
 	}
 	repl.Map(b.lent.get)
 	return r

@@ -5,16 +5,15 @@ package check
 import (
 	"errors"
 	"net/http"
-	"net/textproto"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
-	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
@@ -22,19 +21,13 @@ import (
 // Checker is the part of the configuration that checks are made by, and what they
 // have in common.
 type Checker struct {
-	Timeout   time.Duration
-	MaxBody   int64
-	Probe     *Probe
-	OnChange  bool // on_change gives the body of an answer
-	HoldWhile []poll.Condition
-	Version   string
+	*poll.Rules
+	Probe    *Probe
+	OnChange bool      // on_change gives the body of an answer
+	Slots    tap.Slots // max_checks
 
-	Share   *share.Rules
-	State   *state.Rules
-	Slots   tap.Slots       // max_checks
-	Drained <-chan struct{} // closed when no check may begin any more
-
-	Panicked func(message string, p any) // called by what has recovered
+	Panicked    func(message string, p any)     // called by what has recovered
+	Unversioned func(name lot.Name, status int) // called where `version` gives nothing for a 2xx
 
 	wanted     wanted
 	lastPreset atomic.Pointer[http.Header]
@@ -50,18 +43,18 @@ type Probe struct {
 }
 
 // Acquire waits until a check may begin, which takes one of the places of max_checks;
-// it returns false if none may any more.
-func (b *Backend) Acquire() bool {
-	b.slot = b.c.Slots.Acquire(b.c.Drained)
+// it returns false if abandoned is closed before: then nobody needs it any more.
+func (b *Backend) Acquire(abandoned <-chan struct{}) bool {
+	b.slot = b.c.Slots.Acquire(abandoned)
 	return b.slot != nil
 }
 
 // Release gives back what Acquire took, where no check is made.
 func (b *Backend) Release() { b.slot.Release() }
 
-// Check finds out what the backend says now, and gives back what Acquire took; old is
-// what it said last, nil if that is unknown.
-func (b *Backend) Check(old *state.State) (now *state.State) {
+// Check finds out what the backend says now, and gives back what Acquire took. last is
+// what is known so far. It returns nil if it was abandoned, by whom Acquire was told of.
+func (b *Backend) Check(last *poll.Snapshot, abandoned <-chan struct{}) (now *state.State) {
 	// Placeholders of other modules, and what decodes the backend's bytes, run on the
 	// poller's goroutine, where nobody else would recover.
 	defer func() {
@@ -72,10 +65,15 @@ func (b *Backend) Check(old *state.State) (now *state.State) {
 			now.Owner = b.ID
 		}
 	}()
-	if b.c.Probe == nil {
-		return b.conclude(b.ask(old), old)
+	old := last.State.Known()
+	b.abandoned, b.patient = abandoned, !last.Failed()
+	what := b.ask(old)
+	if errors.Is(what.err, errAbandoned) {
+		return nil
 	}
-	return b.conclude(b.probe(old), old)
+	now = b.conclude(what, old)
+	now.Settle()
+	return now
 }
 
 // said is what an exchange came to, or two of them: of a probe, and of the resource.
@@ -86,19 +84,17 @@ type said struct {
 	kept   *state.State // whose answer is still good, where only the probe was asked
 }
 
-// ask reads the resource itself.
+// ask reads the resource, or the probe, and, where that says that something has
+// changed and somebody will want to read it, the resource too.
 func (b *Backend) ask(old *state.State) said {
-	var has *state.Answer
-	if old != nil {
-		has = old.Answer
+	if b.c.Probe == nil {
+		var has *state.Answer
+		if old != nil {
+			has = old.Answer
+		}
+		a, err := b.revalidate(has, nil, "")
+		return said{answer: a, source: a, err: err}
 	}
-	a, err := b.revalidate(has, nil, "")
-	return said{answer: a, source: a, err: err}
-}
-
-// probe reads the probe, and, where that says that something has changed and somebody
-// will want to read it, the resource.
-func (b *Backend) probe(old *state.State) said {
 	uri, err := probeURL(b.c.Probe.URI, b.replacer(old))
 	if err != nil {
 		b.slot.Release()
@@ -117,8 +113,8 @@ func (b *Backend) probe(old *state.State) said {
 	case old != nil && old.Answer != nil && old.Version == b.version(p):
 		return said{source: p, kept: old}
 	}
-	if !b.Acquire() {
-		return said{err: tap.ErrAborted}
+	if !b.Acquire(b.abandoned) {
+		return said{err: errAbandoned}
 	}
 	a, err := b.revalidate(nil, nil, "")
 	if a != nil && state.Outage(a.Status) {
@@ -137,29 +133,41 @@ func (b *Backend) conclude(what said, old *state.State) *state.State {
 		s.Err = asHandlerError(what.err)
 		s.Version.Status = errorStatus(what.err)
 		s.Answer, s.Source = nil, nil
+		b.depend(s, nil)
 	default:
 		s.Version = b.version(what.source)
 		if s.Answer != nil {
 			s.ETag = b.c.State.ETag(s.Answer, s.Version)
-			if s.Variation = b.c.Share.Variation(s.Answer.Header); s.Variation != nil {
-				s.Varied = b.Varied(s.Variation)
-			}
+			s.Stale = s.Answer.Status == http.StatusUnauthorized && httphdr.Stale(s.Answer.Header)
+			b.renew(s.Answer.Cookies)
+			b.depend(s, s.Answer.Header)
 		}
 		if k := what.kept; k != nil {
 			s.Answer, s.ETag, s.Variation, s.Varied = k.Answer, k.ETag, k.Variation, k.Varied
 		}
 	}
+	s.Renewed = b.renewed
 	s.Held = s.Fault() && b.holds(s)
 	s.News = old != nil && b.differ(old, s)
 	s.Ended = time.Now()
 	return s
 }
 
+// depend notes who may read s.
+func (b *Backend) depend(s *state.State, header http.Header) {
+	if s.Variation = b.c.Share.Variation(header, b.lent.asked()); s.Variation != nil {
+		s.Varied = s.Variation.Key(lot.Key{}, b.sharer())
+	}
+}
+
 // version is that of an answer.
 func (b *Backend) version(source *state.Answer) state.Version {
 	var text string
 	if b.c.Version != "" {
-		text = b.value(b.c.Version, &state.State{Source: source, Version: state.Version{Status: source.Status}})
+		value := func(s *state.State) string { return b.value(b.c.Version, s) }
+		if text = poll.VersionOf(b.c.Version, value, &state.State{Source: source, Version: state.Version{Status: source.Status}}); text == "" && source.Status/100 == 2 {
+			b.c.Unversioned(b.Name, source.Status)
+		}
 	}
 	return b.c.State.Version(source, text)
 }
@@ -185,7 +193,8 @@ func (b *Backend) differ(old, now *state.State) bool {
 func (b *Backend) holds(s *state.State) bool {
 	for i := range b.c.HoldWhile {
 		c := &b.c.HoldWhile[i]
-		if value := b.value(c.Value, s); (s.Err == nil || value != "") && c.True(value) {
+		value := b.value(c.Value, s)
+		if (s.Err == nil || value != "") && c.True(value, func(text string) string { return b.value(text, s) }, s) {
 			return true
 		}
 	}
@@ -206,12 +215,16 @@ func (b *Backend) Replacer() *caddy.Replacer { return b.replacer(nil) }
 func (b *Backend) replacer(s *state.State) *caddy.Replacer {
 	if b.repl == nil {
 		b.repl = caddy.NewReplacer()
-		b.request(b.ctx, b.repl, nil)
+		b.request(b.Request, b.ctx, b.repl, nil)
 		b.repl.Map(func(key string) (any, bool) { return b.Subject.Placeholder(b.c.State, b.about, key) })
 	}
 	b.about = s
 	return b.repl
 }
+
+// errAbandoned is of a check that nobody waits for any more. It is no end that anybody is
+// told of.
+var errAbandoned = errors.New("nobody waits for the check any more")
 
 // errorStatus is the status that Caddy's error routes would make of err.
 func errorStatus(err error) int {
@@ -235,24 +248,4 @@ func asHandlerError(err error) error {
 		return err
 	}
 	return caddyhttp.Error(errorStatus(err), err)
-}
-
-// acceptReadable takes the content codings out of Accept-Encoding that a state can
-// not undo: in an answer that can not be read each member is missing.
-func acceptReadable(head http.Header) {
-	if len(head["Accept-Encoding"]) == 0 {
-		return
-	}
-	var readable []string
-	for coding := range strings.SplitSeq(strings.Join(head["Accept-Encoding"], ","), ",") {
-		name, _, _ := strings.Cut(coding, ";")
-		switch strings.ToLower(textproto.TrimString(name)) {
-		case "gzip", "x-gzip", "zstd", "identity":
-			readable = append(readable, textproto.TrimString(coding))
-		}
-	}
-	if readable == nil {
-		readable = []string{"identity"}
-	}
-	head["Accept-Encoding"] = []string{strings.Join(readable, ", ")}
 }

@@ -3,10 +3,14 @@ package check
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,6 +26,15 @@ import (
 func (b *Backend) revalidate(has *state.Answer, uri *url.URL, method string) (*state.Answer, error) {
 	tag := has.Validator()
 	a, err := b.exchange(uri, method, tag)
+	if b.patient && mendable(err) && safe(cmp.Or(method, b.Request.Method)) {
+		// A backend closes a connection that was idle in the instant in which it is
+		// used again: nothing is wrong. Once, and not during an outage.
+		b.patient = false
+		if !b.Acquire(b.abandoned) {
+			return nil, errAbandoned
+		}
+		a, err = b.exchange(uri, method, tag)
+	}
 	switch {
 	case err != nil || a.Status != http.StatusNotModified:
 		return a, err
@@ -30,6 +43,25 @@ func (b *Backend) revalidate(has *state.Answer, uri *url.URL, method string) (*s
 	}
 	return has.Freshened(a), nil
 }
+
+// mendable reports whether err is of a kind that a retry mends.
+func mendable(err error) bool {
+	if err == nil || errors.Is(err, tap.ErrUnshared) || errors.Is(err, errAbandoned) || errors.Is(err, state.ErrTimeout) {
+		return false
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return true
+	}
+	text := err.Error()
+	return slices.ContainsFunc(closing, func(c string) bool { return strings.Contains(text, c) })
+}
+
+// closing is what net/http says of connections that were closed while they were being
+// used again, and exports no error for: HTTP/1.1, and two ends of HTTP/2.
+var closing = []string{"server closed idle connection", "http2: client connection lost", "http2: server sent GOAWAY"}
+
+// safe reports whether a request may be made twice (RFC 9110, section 9.2.1).
+func safe(method string) bool { return method == http.MethodGet || method == http.MethodHead }
 
 // exchange asks the handlers behind us once, for method and uri if they are given,
 // and with tag as If-None-Match. The slot is given back when the handlers have
@@ -44,7 +76,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	w := tap.NewRecorder(b.preset, b.c.MaxBody, cmp.Or(method, b.Request.Method) == http.MethodHead)
 	repl := caddy.NewReplacer()
 	done := make(chan error, 1)
-	slot := b.slot
+	slot, of := b.slot, b.Request
 	b.slot = nil // it is the exchange's now
 	go func() {
 		defer slot.Release()
@@ -56,7 +88,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 				done <- tap.ErrAborted
 			}
 		}()
-		r := b.request(ctx, repl, w)
+		r := b.request(of, ctx, repl, w)
 		if uri != nil {
 			r.Method, r.URL, r.RequestURI = method, uri, uri.RequestURI()
 			r.Body, r.ContentLength = http.NoBody, 0
@@ -66,7 +98,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 		}
 		done <- b.next.ServeHTTP(w, r)
 	}()
-	timer := time.NewTimer(b.c.Timeout)
+	timer := time.NewTimer(b.c.CheckTimeout)
 	defer timer.Stop()
 	defer cancel()
 	select {
@@ -78,6 +110,8 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 		return state.NewAnswer(said.Status, said.Header, said.Body, b.preset, b.c.MaxBody), nil
 	case <-w.Stopped():
 		return nil, tap.ErrUnshared
+	case <-b.abandoned:
+		return nil, errAbandoned
 	case <-timer.C:
 		if w.GiveUp() {
 			return nil, tap.ErrUnshared

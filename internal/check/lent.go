@@ -19,11 +19,13 @@ type lent struct {
 	wanted     *wanted
 	repl       *caddy.Replacer // nil when the client has it back
 	values     map[string]any
+	names      []string // that a check has asked for, known or not, sorted
+	user       bool     // those who share have the same authenticated user
 }
 
 // lend looks up what was asked for before, and lends the rest.
 func (c *Checker) lend(repl *caddy.Replacer) *lent {
-	l := &lent{wanted: &c.wanted, repl: repl, values: make(map[string]any)}
+	l := &lent{wanted: &c.wanted, repl: repl, values: make(map[string]any), user: !c.Share.Public}
 	for _, key := range c.wanted.list() {
 		if v, ok := l.find(key); ok {
 			l.values[key] = v
@@ -57,6 +59,9 @@ func (l *lent) get(key string) (any, bool) {
 	}
 	l.Lock()
 	defer l.Unlock()
+	if at, known := slices.BinarySearch(l.names, key); !known && len(l.names) < maxWanted && !(l.user && key == "http.auth.user.id") {
+		l.names = slices.Insert(l.names, at, key)
+	}
 	if v, ok := l.values[key]; ok {
 		return v, true
 	}
@@ -71,8 +76,30 @@ func (l *lent) get(key string) (any, bool) {
 	return v, ok
 }
 
-// wanted is a small set of the placeholders that the handlers behind us ask for. They
-// come from the configuration, but a bound costs nothing.
+// asked are the placeholders that checks have asked for, sorted: an answer depends on
+// them.
+func (l *lent) asked() []string {
+	l.Lock()
+	defer l.Unlock()
+	return slices.Clone(l.names)
+}
+
+// value is what get has given, or would.
+func (l *lent) value(name string) (string, bool) {
+	l.Lock()
+	defer l.Unlock()
+	v, ok := l.values[name]
+	if !ok && l.repl != nil {
+		v, ok = l.find(name)
+	}
+	return caddy.ToString(v), ok
+}
+
+// maxWanted bounds the placeholders that are remembered. They come from the
+// configuration, but a bound costs nothing.
+const maxWanted = 64
+
+// wanted is a small set of the placeholders that the handlers behind us ask for.
 type wanted struct {
 	mu  sync.Mutex // protects all
 	all []string
@@ -81,7 +108,7 @@ type wanted struct {
 func (n *wanted) add(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.all) < 64 && !slices.Contains(n.all, name) {
+	if len(n.all) < maxWanted && !slices.Contains(n.all, name) {
 		n.all = append(n.all, name)
 	}
 }

@@ -38,7 +38,7 @@ func BenchmarkPark(b *testing.B) {
 			for b.Loop() {
 				w := l.Join(Key{1}, orders)
 				w.Watch()
-				if err := w.Park("192.0.2.1"); err != nil {
+				if err := w.Park("192.0.2.1", false); err != nil {
 					b.Fatal(err)
 				}
 				w.Leave()

@@ -1,27 +1,51 @@
 // Package lot is where requests are parked: resources, the snapshots of their
 // state, those who wait for the next one, and the bounds on all of that. It knows
-// neither how a waiter waits nor where a snapshot comes from.
+// neither how a waiter waits nor where a snapshot comes from, and imports nothing but
+// the standard library.
 //
 // Everything is level-triggered. A wake-up says "look", a snapshot says what is,
 // and a waiter compares that with what it has; nothing is counted on to arrive
 // exactly once.
+//
+// # Concurrency
+//
+// Whoever has a [Lot] or a [Resource] may call its methods on any goroutine at any time,
+// but for those of the poller. None of them blocks, but for locks that are never held
+// while anything is waited for or any function of a caller runs.
+//
+//   - A [Snapshot] is immutable. Its channels are closed, and nothing is sent on them.
+//   - A [Waiter] is one request's: one goroutine at a time calls its methods, and
+//     [Waiter.Leave] last.
+//   - [Resource.Schedule] is called by whom [Waiter.Watch] has told to. The function that
+//     it is given is the poller: it is called on a goroutine of the resource, once at a
+//     time, and may block.
+//   - [Resource.Abandoned] and [Resource.Begin] are the poller's. A check that has begun
+//     ends once: by [Resource.Publish], [Resource.Fail] or [Resource.Abandon].
+//   - The functions given to [Resource.OnForget] are called by whatever makes the lot
+//     forget: a timer, or a call of [Lot.Join], [Lot.Rekey], [Lot.Drain], [Waiter.Leave]
+//     or [Resource.Weigh]. They must not block, but may call the lot.
+//   - So may the functions that [Lot.Wake] and [Lot.WakePrefix] ask which resources are
+//     meant.
 package lot
 
 import (
 	"container/list"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Why a request can not be parked.
+// Why [Waiter.Park] does not park a request.
 var (
-	ErrParked    = errors.New("max_parked is reached")
-	ErrClient    = errors.New("max_parked_per_client is reached")
-	ErrResources = errors.New("max_resources is reached")
-	ErrDrained   = errors.New("the lot is drained")
+	ErrParked    = errors.New("max_parked is reached")            // as many are parked as [Limits.Parked] allows
+	ErrClient    = errors.New("max_parked_per_client is reached") // as many of its client are as [Limits.PerClient] allows
+	ErrResources = errors.New("max_resources is reached")         // it came when there was no room to list its resource
+	ErrMemory    = errors.New("max_memory is reached")            // what is waited for keeps more bytes than [Limits.Memory]
+	ErrDrained   = errors.New("the lot is drained")               // nobody is parked any more
 )
 
 // Key tells resources apart. It is a digest, so that it holds no credentials.
@@ -35,6 +59,7 @@ type Limits struct {
 	Parked    int           // requests parked at once; 0 is no bound
 	PerClient int           // requests parked at once by one client; 0 is no bound
 	Resources int           // resources known at once; 0 is no bound
+	Memory    int64         // bytes kept of states; 0 is no bound
 	Linger    time.Duration // how long a resource is known after its last waiter left
 }
 
@@ -42,15 +67,18 @@ type Limits struct {
 type Lot[S any] struct {
 	limits  Limits
 	parked  atomic.Int64
+	memory  atomic.Int64 // the sum of all weights; changed under mu
 	drained chan struct{}
 
 	mu        sync.Mutex                // protects what follows; taken after no other lock
 	resources map[Key]*Resource[S]      //
 	byPath    map[string][]*Resource[S] // the same, by path without trailing slashes
+	unlisted  map[*Resource[S]]struct{} // those that there was no room for
 	idle      list.List                 // of *Resource[S], those without members, longest idle first
-	clients   map[string]int            // parked by client, where that is bounded
+	reserved  int                       // places that are kept for requests that may be parked
+	clients   map[string]int            // parked and reserved by client, where that is bounded
 	draining  bool                      // drained is closed
-	farewells []func()                  // of resources just forgotten; unlock calls them
+	forgotten []func()                  // callbacks of resources just forgotten; unlock calls them
 }
 
 // New makes an empty lot.
@@ -60,11 +88,12 @@ func New[S any](limits Limits) *Lot[S] {
 		drained:   make(chan struct{}),
 		resources: make(map[Key]*Resource[S]),
 		byPath:    make(map[string][]*Resource[S]),
+		unlisted:  make(map[*Resource[S]]struct{}),
 		clients:   make(map[string]int),
 	}
 }
 
-// Join makes the caller a member of the resource with that key: as long as there
+// Join makes the request of the caller a member of the resource with that key: as long as there
 // is one, the resource is not forgotten. Where the lot is full of resources that
 // have members, the resource is not listed: nobody shares it and nobody can park
 // on it, but its state can be read.
@@ -76,6 +105,8 @@ func (l *Lot[S]) Join(key Key, name Name) Waiter[S] {
 		r = newResource(l, key, name)
 		if l.limits.Resources == 0 || len(l.resources) < l.limits.Resources || l.evictLocked() {
 			l.listLocked(r)
+		} else {
+			l.unlisted[r] = struct{}{}
 		}
 	}
 	r.members++
@@ -94,18 +125,18 @@ func (l *Lot[S]) Join(key Key, name Name) Waiter[S] {
 // unlock releases mu, and then tells those who asked for it what was forgotten
 // meanwhile: they have locks of their own.
 func (l *Lot[S]) unlock() {
-	farewells := l.farewells
-	l.farewells = nil
+	forgotten := l.forgotten
+	l.forgotten = nil
 	l.mu.Unlock()
-	for _, f := range farewells {
+	for _, f := range forgotten {
 		f()
 	}
 }
 
-// Rename lists a resource under another key, for what is only known once it has
+// Rekey lists a resource under another key, for what is only known once it has
 // been read. Where the key is taken the resource has none any more: those who have
 // joined it stay, and those who come join the other.
-func (l *Lot[S]) Rename(r *Resource[S], key Key) {
+func (l *Lot[S]) Rekey(r *Resource[S], key Key) {
 	l.mu.Lock()
 	defer l.unlock()
 	if l.resources[r.key] != r {
@@ -156,6 +187,10 @@ func wakeAll[S any](found []*Resource[S], match func(Name) bool) (n int) {
 func (l *Lot[S]) Resources() []*Resource[S] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.resourcesLocked()
+}
+
+func (l *Lot[S]) resourcesLocked() []*Resource[S] {
 	all := make([]*Resource[S], 0, len(l.resources))
 	for _, rs := range l.byPath {
 		all = append(all, rs...)
@@ -182,23 +217,23 @@ func (l *Lot[S]) Empty() bool {
 func (l *Lot[S]) Parked() int { return int(l.parked.Load()) }
 
 // Drain ends the lot: nobody is parked from now on, Drained is closed, those who are
-// parked are woken, pollers end, and what a check in flight reads is not published,
-// since the handlers behind a retired configuration may say anything. It reports how
+// parked are woken, pollers end, and a check in flight is given up: what it reads is not
+// published, since the handlers behind a retired configuration may say anything. It reports how
 // many were parked, and whether this call was the first.
 func (l *Lot[S]) Drain() (parked int, first bool) {
 	l.mu.Lock()
 	first = !l.draining
+	var all []*Resource[S]
 	if first {
 		l.draining = true
 		close(l.drained)
 		for l.evictLocked() {
 		}
+		all = slices.AppendSeq(l.resourcesLocked(), maps.Keys(l.unlisted))
 	}
 	l.unlock()
-	if first {
-		for _, r := range l.Resources() {
-			r.drain()
-		}
+	for _, r := range all {
+		r.drain()
 	}
 	return l.Parked(), first
 }
@@ -242,6 +277,7 @@ func (l *Lot[S]) forgetLocked(r *Resource[S]) {
 		r.idle = nil
 		r.linger.Stop()
 	}
+	delete(l.unlisted, r)
 	if r.listed {
 		r.listed = false
 		if l.resources[r.key] == r {
@@ -263,8 +299,10 @@ func (l *Lot[S]) forgetLocked(r *Resource[S]) {
 			l.byPath[path] = rest
 		}
 	}
+	l.memory.Add(-r.weight)
+	r.weight = 0
 	r.forgotten = true
-	l.farewells = append(l.farewells, r.onForget...)
+	l.forgotten = append(l.forgotten, r.onForget...)
 	r.onForget = nil
 }
 
@@ -283,8 +321,14 @@ func (l *Lot[S]) leave(r *Resource[S]) {
 	r.idle = l.idle.PushBack(r)
 	if r.linger != nil {
 		r.linger.Reset(l.limits.Linger)
-		return
+	} else {
+		l.lingerLocked(r)
 	}
+	l.lightenLocked()
+}
+
+// lingerLocked makes the timer that forgets an idle resource.
+func (l *Lot[S]) lingerLocked(r *Resource[S]) {
 	var timer *time.Timer
 	timer = time.AfterFunc(l.limits.Linger, func() {
 		l.mu.Lock()
@@ -294,40 +338,6 @@ func (l *Lot[S]) leave(r *Resource[S]) {
 		}
 	})
 	r.linger = timer
-}
-
-// park counts a request in, or says which bound forbids it.
-func (l *Lot[S]) park(r *Resource[S], client string) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.draining:
-		return ErrDrained
-	case !r.listed:
-		return ErrResources
-	case l.limits.Parked > 0 && l.Parked() >= l.limits.Parked:
-		return ErrParked
-	case l.limits.PerClient > 0 && l.clients[client] >= l.limits.PerClient:
-		return ErrClient
-	}
-	l.parked.Add(1)
-	if l.limits.PerClient > 0 {
-		l.clients[client]++
-	}
-	return nil
-}
-
-// unpark counts a request out.
-func (l *Lot[S]) unpark(client string) {
-	l.parked.Add(-1)
-	if l.limits.PerClient == 0 {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.clients[client]--; l.clients[client] <= 0 {
-		delete(l.clients, client)
-	}
 }
 
 // trim makes /orders and /orders/ one path.

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -62,9 +61,9 @@ func empty(t *testing.T, l *Lot[int]) {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	left := []int{l.Parked(), len(l.resources), len(l.byPath), l.idle.Len(), len(l.clients), len(l.farewells)}
+	left := []int{l.Parked(), len(l.resources), len(l.byPath), len(l.unlisted), l.idle.Len(), len(l.clients), len(l.forgotten), int(l.Memory())}
 	if !slices.Equal(left, make([]int, len(left))) {
-		t.Errorf("parked, resources, paths, idle, clients and farewells: %v are left", left)
+		t.Errorf("parked, resources, paths, unlisted, idle, clients, callbacks and bytes: %v are left", left)
 	}
 }
 
@@ -97,379 +96,7 @@ func TestJoinByKey(t *testing.T) {
 	empty(t, l)
 }
 
-// TestAskedAndTried makes all checks in one instant: what is told apart here is
-// not told apart by time.
-func TestAskedAndTried(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{})
-		type view struct{ asked, tried, known, failed bool }
-		var waiters []*Waiter[int]
-		join := func() *Waiter[int] {
-			w := l.Join(Key{1}, orders)
-			w.Watch()
-			waiters = append(waiters, &w)
-			return &w
-		}
-		expect := func(w *Waiter[int], want view) {
-			t.Helper()
-			s := w.Snapshot()
-			if got := (view{w.Asked(s), w.Tried(s), s.Known(), s.Failed()}); got != want {
-				t.Errorf("got %+v; want %+v", got, want)
-			}
-		}
-		var first, during, after, latest *Waiter[int]
-		first = join()
-		r := first.Resource
-		expect(first, view{})
-
-		conclude(t, r, func() { during = join(); r.Fail(-1, false, time.Now()) })
-		expect(first, view{tried: true, failed: true})
-		expect(during, view{failed: true})
-
-		after = join()
-		expect(after, view{failed: true})
-		conclude(t, r, func() { latest = join(); r.Publish(1, true, time.Now()) })
-		for _, w := range []*Waiter[int]{first, during, after} {
-			expect(w, view{asked: true, tried: true, known: true})
-		}
-		expect(latest, view{known: true})
-
-		// A failure takes nothing away from who has asked before.
-		conclude(t, r, func() { r.Fail(-1, false, time.Now()) })
-		expect(first, view{asked: true, tried: true, known: true, failed: true})
-		expect(latest, view{tried: true, known: true, failed: true})
-		for _, w := range waiters {
-			w.Leave()
-		}
-		empty(t, l)
-	})
-}
-
-// TestWhoIsWoken: by a check that finds nothing new only those who wait for a
-// check to end, by one that does everybody.
-func TestWhoIsWoken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{})
-		w := l.Join(Key{1}, orders)
-		w.Watch()
-		r := w.Resource
-		began := time.Now()
-		for _, step := range []struct {
-			name    string
-			end     func()
-			changed bool
-			want    Snapshot[int]
-		}{
-			{"first", func() { r.Publish(1, true, time.Now()) }, true, Snapshot[int]{State: 1, Began: began}},
-			{"unchanged", func() { r.Publish(1, false, time.Now()) }, false, Snapshot[int]{State: 1, Began: began.Add(time.Second)}},
-			{"failed, hold", func() { r.Fail(7, false, time.Now()) }, false, Snapshot[int]{State: 1, Began: began.Add(time.Second), Fault: 7}},
-			{"failed, release", func() { r.Fail(8, true, time.Now()) }, true, Snapshot[int]{State: 1, Began: began.Add(time.Second), Fault: 8}},
-			{"unchanged after that", func() { r.Publish(1, false, time.Now()) }, false, Snapshot[int]{State: 1, Began: began.Add(4 * time.Second)}},
-			{"changed", func() { r.Publish(2, true, time.Now()) }, true, Snapshot[int]{State: 2, Began: began.Add(5 * time.Second)}},
-		} {
-			old := w.Snapshot()
-			conclude(t, r, func() {
-				if closed(old.Next()) || closed(old.Changed()) || w.Snapshot() != old {
-					t.Errorf("%s: announced before its end", step.name)
-				}
-				step.end()
-			})
-			s := w.Snapshot()
-			if due := w.Due(); !due.Equal(time.Now()) {
-				t.Errorf("%s: the next check is due %v later", step.name, time.Until(due))
-			}
-			if s.State != step.want.State || s.Fault != step.want.Fault || !s.Began.Equal(step.want.Began) || s.Failed() != (s.Fault != 0) || !s.Known() {
-				t.Errorf("%s: got state %d of %v and fault %d", step.name, s.State, s.Began.Sub(began), s.Fault)
-			}
-			if !closed(old.Next()) || closed(old.Changed()) != step.changed || (s.Changed() == old.Changed()) == step.changed {
-				t.Errorf("%s: wrong ones are woken", step.name)
-			}
-			if closed(s.Next()) || closed(s.Changed()) {
-				t.Errorf("%s: those who come after it are woken", step.name)
-			}
-			time.Sleep(time.Second)
-		}
-		w.Leave()
-		empty(t, l)
-	})
-}
-
-// TestPollerLifetime: one poller while somebody waits, none while nobody does, and
-// the pause goes on between two of them.
-func TestPollerLifetime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{Linger: time.Hour})
-		w := l.Join(Key{1}, orders) // joining alone asks nothing
-		r := w.Resource
-		time.Sleep(time.Minute)
-		w.Leave()
-		b := newBackend()
-		b.interval = 2300 * time.Millisecond
-		// A hundred are there in every other second.
-		for range 60 {
-			var clients sync.WaitGroup
-			gone := make(chan struct{})
-			for range 100 {
-				clients.Go(func() { b.client(l, 1).wait(gone) })
-			}
-			synctest.Wait()
-			if !polling(r) {
-				t.Fatal("no poller while somebody waits")
-			}
-			time.Sleep(time.Second)
-			close(gone)
-			clients.Wait()
-			time.Sleep(time.Second)
-			if polling(r) || b.turns.Load() != 0 {
-				t.Fatal("a poller while nobody waits")
-			}
-		}
-		var want []int
-		for next := 0; next < 117_000; next += 2400 {
-			if next%2000 >= 1000 { // over while nobody is there
-				next += 2000 - next%2000
-			}
-			want = append(want, next)
-		}
-		if got := b.begins(); !slices.Equal(got, want) {
-			t.Errorf("checks began at %v; want %v", got, want)
-		}
-		l.Drain()
-		empty(t, l)
-	})
-}
-
-// TestBeginWhereNobodyWaits: who has left while the poller waited for its turn needs
-// no check.
-func TestBeginWhereNobodyWaits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{})
-		w := l.Join(Key{1}, orders)
-		r := w.Resource
-		if !w.Watch() {
-			t.Fatal("there is a poller")
-		}
-		free := make(chan struct{})
-		var turns, begun atomic.Int32
-		r.Poll(func() {
-			turns.Add(1)
-			<-free
-			if r.Begin() {
-				begun.Add(1)
-			}
-		})
-		synctest.Wait()
-		w.Leave()
-		close(free)
-		synctest.Wait()
-		if turns.Load() != 1 || begun.Load() != 0 || polling(r) {
-			t.Errorf("%d turns, %d checks, polling %v", turns.Load(), begun.Load(), polling(r))
-		}
-		empty(t, l)
-	})
-}
-
-// TestPollerThatIsNeverMade: who was to make it could not. The next one is asked.
-func TestPollerThatIsNeverMade(t *testing.T) {
-	l := New[int](Limits{Linger: time.Hour})
-	for range 2 {
-		w := l.Join(Key{1}, orders)
-		if !w.Watch() {
-			t.Error("nobody is asked to make a poller")
-		}
-		w.Leave()
-	}
-	l.Drain()
-	empty(t, l)
-}
-
-// TestWantIsShared: however many want a check, one is made.
-func TestWantIsShared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{Linger: time.Hour})
-		b := newBackend()
-		ask := func(n int) {
-			var all sync.WaitGroup
-			for range n {
-				all.Go(func() {
-					if v := b.client(l, 0).wait(nil); v != changed {
-						t.Errorf("got %s", v)
-					}
-				})
-			}
-			all.Wait()
-		}
-		ask(1)
-		b.at(10_000)
-		b.reset()
-		// A hundred in the instant in which a check begins, and a hundred during it:
-		// the latter, and who of the former came too late, share the one after it.
-		var both sync.WaitGroup
-		both.Go(func() { ask(100) })
-		both.Go(func() { b.at(50); ask(100) })
-		both.Wait()
-		if got, want := b.begins(), []int{0, 100}; !slices.Equal(got, want) {
-			t.Errorf("checks began at %v; want %v", got, want)
-		}
-		// One who asks because of a snapshot that is not the latest gets none.
-		w := l.Join(Key{1}, orders)
-		old := w.Snapshot()
-		if w.Watch() {
-			b.start(w.Resource)
-		}
-		if !w.Want(old) || w.Want(old) {
-			t.Error("a check is due to none of those who want it, or to several")
-		}
-		<-old.Next()
-		if w.Want(old) {
-			t.Error("a check is due to one who wants none")
-		}
-		synctest.Wait()
-		if got, want := b.begins(), []int{0, 100, 200}; !slices.Equal(got, want) {
-			t.Errorf("checks began at %v; want %v", got, want)
-		}
-		w.Leave()
-		l.Drain()
-		empty(t, l)
-	})
-}
-
-// TestNeedBy: one check for all who need one by some time, at the earliest of
-// these times.
-func TestNeedBy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{})
-		b := newBackend()
-		b.interval = time.Hour
-		stay := l.Join(Key{1}, orders)
-		stay.Watch()
-		b.start(stay.Resource)
-		needBy := func(ms int) func() {
-			w := l.Join(Key{1}, orders)
-			w.Watch()
-			w.NeedBy(b.epoch.Add(millis(ms)))
-			return w.Leave
-		}
-		b.at(500)
-		for _, ms := range []int{3000, 2000, 2500} {
-			defer needBy(ms)()
-		}
-		// 2500 and 3000 are served by 2000: they were there before it began.
-		b.at(2050)
-		defer needBy(5000)() // during that check: not lost
-		b.at(5050)
-		defer needBy(2)() // long past, during a check: one more at once
-		b.at(10_000)
-		if got, want := b.begins(), []int{0, 2000, 5000, 5100}; !slices.Equal(got, want) {
-			t.Errorf("checks began at %v; want %v", got, want)
-		}
-		stay.Leave()
-	})
-}
-
-// TestNeedsEndWithTheLast: what those who have left needed is nothing to those who
-// come (SPEC rule 7.5), but a wake-up is (SPEC rule 7.2).
-func TestNeedsEndWithTheLast(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		need func(w *Waiter[int])
-		want []int
-	}{
-		{"want", func(w *Waiter[int]) { w.Want(w.Snapshot()) }, []int{0, 1100}},
-		{"need by", func(w *Waiter[int]) { w.NeedBy(time.Now().Add(300 * time.Millisecond)) }, []int{0, 1100}},
-		{"wake", func(w *Waiter[int]) { w.Wake() }, []int{0, 400}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				l := New[int](Limits{Linger: time.Hour})
-				b := newBackend()
-				b.client(l, 0).wait(nil)
-				b.at(200)
-				w := l.Join(Key{1}, orders)
-				start := w.Watch()
-				c.need(&w)
-				w.Leave() // before the poller has seen any of it
-				if start {
-					b.start(find(l, Key{1}))
-				}
-				b.at(400)
-				gone := make(chan struct{})
-				var stay sync.WaitGroup
-				stay.Go(func() { b.client(l, 1).wait(gone) })
-				b.at(1500)
-				if got := b.begins(); !slices.Equal(got, c.want) {
-					t.Errorf("checks began at %v; want %v", got, c.want)
-				}
-				close(gone)
-				stay.Wait()
-				b.at(5000)
-				l.Drain()
-				empty(t, l)
-			})
-		})
-	}
-}
-
-// TestWakeUpsDuringACheck cause one more check, however many they are, and none
-// where nobody waits.
-func TestWakeUpsDuringACheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := New[int](Limits{Linger: time.Hour})
-		b := newBackend()
-		gone := make(chan struct{})
-		var stay sync.WaitGroup
-		stay.Go(func() { b.client(l, 1).wait(gone) })
-		for _, ms := range []int{10, 50, 90} {
-			b.at(ms)
-			for range 1000 {
-				if n := l.Wake(orders.Path, all); n != 1 {
-					t.Fatalf("%d marked", n)
-				}
-			}
-		}
-		b.at(500)
-		close(gone)
-		stay.Wait()
-		for range 1000 {
-			l.Wake(orders.Path, all)
-		}
-		b.at(5000)
-		if got, want := b.begins(), []int{0, 100}; !slices.Equal(got, want) {
-			t.Errorf("checks began at %v; want %v", got, want)
-		}
-		l.Drain()
-		empty(t, l)
-	})
-}
-
 func all(Name) bool { return true }
-
-// TestWantWhereACheckBeginsAnyway reports that it is not due to the call.
-func TestWantWhereACheckBeginsAnyway(t *testing.T) {
-	for name, before := range map[string]func(w *Waiter[int]){
-		"due":     func(w *Waiter[int]) { time.Sleep(time.Hour) },
-		"woken":   func(w *Waiter[int]) { w.Wake() },
-		"needed":  func(w *Waiter[int]) { w.NeedBy(time.Now()) },
-		"begun":   func(w *Waiter[int]) { w.Begin() },
-		"nothing": func(w *Waiter[int]) {},
-		"later":   func(w *Waiter[int]) { w.NeedBy(time.Now().Add(time.Minute)) },
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			l := New[int](Limits{})
-			w := l.Join(Key{1}, orders)
-			w.Watch()
-			if w.Want(w.Snapshot()) {
-				t.Error("the first check is due to more than the first waiter")
-			}
-			conclude(t, w.Resource, func() { w.Publish(1, true, time.Now().Add(time.Hour)) })
-			before(&w)
-			if got, want := w.Want(w.Snapshot()), name == "nothing" || name == "later"; got != want {
-				t.Errorf("%s: got %v", name, got)
-			}
-			w.Leave()
-		})
-	}
-}
 
 func TestWakeByPath(t *testing.T) {
 	l := New[int](Limits{Linger: time.Hour})
@@ -512,6 +139,25 @@ func TestWakeByPath(t *testing.T) {
 	l.Drain()
 	if n := l.Wake("/orders", all); n != 0 {
 		t.Errorf("%d forgotten resources are marked", n)
+	}
+	empty(t, l)
+}
+
+// TestEmpty: a resource without a key can be woken too.
+func TestEmpty(t *testing.T) {
+	l := New[int](Limits{})
+	if !l.Empty() {
+		t.Error("a new lot is not empty")
+	}
+	a, b := l.Join(Key{1}, orders), l.Join(Key{2}, orders)
+	l.Rekey(a.Resource, Key{2})
+	b.Leave()
+	if l.Empty() || l.Len() != 0 || l.Wake(orders.Path, all) != 1 {
+		t.Error("empty, although somebody can be woken")
+	}
+	a.Leave()
+	if !l.Empty() {
+		t.Error("not empty")
 	}
 	empty(t, l)
 }
@@ -623,39 +269,8 @@ func TestNoLinger(t *testing.T) {
 	empty(t, l)
 }
 
-func TestFirst(t *testing.T) {
-	l := New[int](Limits{})
-	ws := make([]Waiter[int], 4)
-	for i, want := range []bool{true, false, true, true} {
-		ws[i] = l.Join(Key{1}, orders)
-		if ws[i].Watch(); ws[i].First() != want {
-			t.Errorf("%d: got %v", i, !want)
-		}
-		if ws[i].Watch(); ws[i].First() != want {
-			t.Errorf("%d: not any more, where it watches twice", i)
-		}
-		if i > 0 { // alone again
-			ws[i-1].Leave()
-			ws[i].Leave()
-		}
-	}
-	empty(t, l)
-}
-
-func TestOnce(t *testing.T) {
-	l := New[int](Limits{Linger: time.Hour})
-	for i := range 3 {
-		w := l.Join(Key{1}, orders)
-		if w.Once() != (i == 0) {
-			t.Errorf("wrong at call %d", i)
-		}
-		w.Leave()
-	}
-	l.Drain()
-}
-
 // TestRoomIsMade: a resource without members makes room for one that is asked for,
-// the one that has been without them longest first (SPEC rule 7.9).
+// the one that has been without them longest first (contract 7.9).
 func TestRoomIsMade(t *testing.T) {
 	l := New[int](Limits{Resources: 3, Linger: time.Hour})
 	var forgotten []int
@@ -694,11 +309,11 @@ func TestRoomIsMade(t *testing.T) {
 }
 
 // TestUnlisted: where there is no room, a state can be read, but nobody shares it
-// and nobody is parked on it (SPEC rule 7.9).
+// and nobody is parked on it (contract 7.9).
 func TestUnlisted(t *testing.T) {
 	l := New[int](Limits{Resources: 1, Linger: time.Hour})
 	held := l.Join(Key{1}, at("/held"))
-	if err := held.Park(""); err != nil {
+	if err := held.Park("", false); err != nil {
 		t.Fatal(err)
 	}
 	a, b := l.Join(Key{2}, orders), l.Join(Key{2}, orders)
@@ -713,10 +328,10 @@ func TestUnlisted(t *testing.T) {
 	if !closed(old.Next()) || !a.Asked(a.Snapshot()) {
 		t.Error("its state can not be read")
 	}
-	if err := a.Park(""); !errors.Is(err, ErrResources) || a.Parked() || l.Parked() != 1 {
+	if err := a.Park("", false); !errors.Is(err, ErrResources) || a.Parked() || l.Parked() != 1 {
 		t.Errorf("parked, or the wrong error: %v", err)
 	}
-	l.Rename(a.Resource, Key{3})
+	l.Rekey(a.Resource, Key{3})
 	if find(l, Key{2}) != nil || find(l, Key{3}) != nil {
 		t.Error("listed by its new key")
 	}
@@ -733,7 +348,7 @@ func TestUnlisted(t *testing.T) {
 	}
 	held.Leave()
 	c := l.Join(Key{2}, orders)
-	if err := c.Park(""); err != nil {
+	if err := c.Park("", false); err != nil {
 		t.Error(err)
 	}
 	c.Leave()
@@ -751,11 +366,11 @@ func TestBounds(t *testing.T) {
 		{"a", nil}, {"a", nil}, {"a", ErrClient}, {"b", nil}, {"b", ErrParked}, {"c", ErrParked},
 	} {
 		ws[i] = l.Join(Key{byte(i % 2)}, orders)
-		if err := ws[i].Park(step.client); err != step.want || ws[i].Parked() != (err == nil) {
+		if err := ws[i].Park(step.client, false); err != step.want || ws[i].Parked() != (err == nil) {
 			t.Errorf("%d: got %v; want %v", i, err, step.want)
 		}
 	}
-	if err := ws[0].Park("a"); err != nil || l.Parked() != 3 {
+	if err := ws[0].Park("a", false); err != nil || l.Parked() != 3 {
 		t.Errorf("parked twice: %v, %d are parked", err, l.Parked())
 	}
 	// Whoever leaves makes room, for the client too.
@@ -765,13 +380,13 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%d are parked", l.Parked())
 	}
 	for _, i := range []int{4, 5} {
-		if err, want := ws[i].Park("b"), []error{nil, ErrParked}[i-4]; err != want {
+		if err, want := ws[i].Park("b", false), []error{nil, ErrParked}[i-4]; err != want {
 			t.Errorf("%d: got %v; want %v", i, err, want)
 		}
 	}
 	l.Drain()
 	w := l.Join(Key{7}, orders)
-	if err := w.Park("d"); err != ErrDrained {
+	if err := w.Park("d", false); err != ErrDrained {
 		t.Errorf("got %v; want %v", err, ErrDrained)
 	}
 	w.Leave()
@@ -781,7 +396,7 @@ func TestBounds(t *testing.T) {
 	empty(t, l)
 }
 
-func TestRename(t *testing.T) {
+func TestRekey(t *testing.T) {
 	join := func(l *Lot[int], key byte) *Waiter[int] {
 		w := l.Join(Key{key}, orders)
 		return &w
@@ -806,7 +421,7 @@ func TestRename(t *testing.T) {
 	t.Run("free key", func(t *testing.T) {
 		l := New[int](Limits{Linger: time.Hour})
 		a := join(l, 1)
-		l.Rename(a.Resource, Key{2})
+		l.Rekey(a.Resource, Key{2})
 		b, c := join(l, 2), join(l, 1)
 		if a.Resource != b.Resource || a.Resource == c.Resource || l.Len() != 2 || l.Wake(orders.Path, all) != 2 {
 			t.Error("not found by its new key alone")
@@ -816,7 +431,7 @@ func TestRename(t *testing.T) {
 	t.Run("same key", func(t *testing.T) {
 		l := New[int](Limits{Linger: time.Hour})
 		a := join(l, 1)
-		l.Rename(a.Resource, Key{1})
+		l.Rekey(a.Resource, Key{1})
 		b := join(l, 1)
 		if a.Resource != b.Resource || l.Len() != 1 {
 			t.Error("not found by its key")
@@ -826,7 +441,7 @@ func TestRename(t *testing.T) {
 	t.Run("taken key", func(t *testing.T) {
 		l := New[int](Limits{Linger: time.Hour})
 		a, b := join(l, 1), join(l, 2)
-		l.Rename(a.Resource, Key{2})
+		l.Rekey(a.Resource, Key{2})
 		c, d := join(l, 1), join(l, 2)
 		if d.Resource != b.Resource || c.Resource == a.Resource || c.Resource == b.Resource || l.Len() != 2 {
 			t.Error("those who come do not join the other")
@@ -835,7 +450,7 @@ func TestRename(t *testing.T) {
 		if n := l.Wake(orders.Path, all); n != 3 || !a.wanted || len(l.Resources()) != 3 {
 			t.Errorf("%d are marked by path", n)
 		}
-		if err := a.Park(""); err != nil {
+		if err := a.Park("", false); err != nil {
 			t.Error(err)
 		}
 		forgotten := false
@@ -858,9 +473,9 @@ func TestRename(t *testing.T) {
 	t.Run("taken key, then another", func(t *testing.T) {
 		l := New[int](Limits{Linger: time.Hour})
 		a, b := join(l, 1), join(l, 2)
-		l.Rename(a.Resource, Key{2})
+		l.Rekey(a.Resource, Key{2})
 		c := join(l, 1)
-		l.Rename(a.Resource, Key{3})
+		l.Rekey(a.Resource, Key{3})
 		if find(l, Key{1}) != c.Resource || find(l, Key{2}) != b.Resource || find(l, Key{3}) != nil {
 			t.Error("another resource has lost its key, or it has got one")
 		}
@@ -873,7 +488,7 @@ func TestRename(t *testing.T) {
 		forgotten := 0
 		r.OnForget(func() { forgotten++ })
 		a.Leave()
-		l.Rename(r, Key{2})
+		l.Rekey(r, Key{2})
 		if forgotten != 1 {
 			t.Errorf("OnForget was called %d times", forgotten)
 		}
@@ -888,7 +503,7 @@ func TestRename(t *testing.T) {
 		a := join(l, 1)
 		r := a.Resource
 		a.Leave()
-		l.Rename(r, Key{2})
+		l.Rekey(r, Key{2})
 		if b := join(l, 2); b.Resource != r || l.Len() != 1 {
 			t.Error("not found by its new key")
 		} else {
@@ -900,7 +515,7 @@ func TestRename(t *testing.T) {
 		a := join(l, 1)
 		r := a.Resource
 		a.Leave()
-		l.Rename(r, Key{2})
+		l.Rekey(r, Key{2})
 		empty(t, l)
 	})
 }
@@ -924,7 +539,7 @@ func TestDrain(t *testing.T) {
 			w.Watch()
 			b.start(w.Resource)
 		}
-		if err := parked.Park(""); err != nil {
+		if err := parked.Park("", false); err != nil {
 			t.Fatal(err)
 		}
 		before := slow.Snapshot()
@@ -944,7 +559,7 @@ func TestDrain(t *testing.T) {
 		if parked.Begin() {
 			t.Error("a check begins")
 		}
-		if err := slow.Park(""); err != ErrDrained {
+		if err := slow.Park("", false); err != ErrDrained {
 			t.Errorf("got %v; want %v", err, ErrDrained)
 		}
 		synctest.Wait()
@@ -969,7 +584,7 @@ func TestDrain(t *testing.T) {
 		if late.Resource != parked.Resource || !late.Watch() {
 			t.Error("nobody is to make a poller")
 		}
-		late.Poll(func() { t.Error("a poller begins after the drain") })
+		late.Schedule(func() { t.Error("a poller begins after the drain") })
 		synctest.Wait()
 		if polling(late.Resource) {
 			t.Error("a poller outlives the drain")

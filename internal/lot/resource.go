@@ -47,10 +47,11 @@ type Resource[S any] struct {
 	members   int           // requests that have joined
 	idle      *list.Element // in lot.idle, while there are no members
 	linger    *time.Timer   // forgets it
-	onForget  []func()      // each never blocks
-	forgotten bool          // onForget was called
+	onForget  []func()
+	weight    int64 // in bytes; 0 from when it is forgotten
+	forgotten bool  // onForget was called
 
-	mu       sync.Mutex  // protects what follows; lot.mu is never taken under it
+	mu       sync.Mutex  // protects what follows
 	waiters  int         // members who wait for a check or a change
 	polling  bool        // there is a poller, or somebody is about to make one
 	check    func()      // the poller's; nil where there is none
@@ -61,8 +62,16 @@ type Resource[S any] struct {
 	due      time.Time   // when the next check begins otherwise
 	needBy   time.Time   // when those who wait need it at the latest; zero if they do not mind
 	once     bool        // Once was called
+	owed     bool        // the check in flight, or the last one, began by a wake-up
+	deserted bool        // the last waiter has left since the turn or its check began, or the lot is drained
 
-	began time.Time // of the check in flight or the last; only the poller's
+	// abandoned is closed once deserted is true. It is there for as long as the turn
+	// in which somebody has asked for it.
+	abandoned chan struct{}
+
+	// only the poller's
+	began   time.Time // of the check in flight or the last
+	hurried bool      // it began before it was due, since somebody needed it
 }
 
 func newResource[S any](l *Lot[S], key Key, name Name) *Resource[S] {
@@ -75,8 +84,7 @@ func newResource[S any](l *Lot[S], key Key, name Name) *Resource[S] {
 func (r *Resource[S]) Snapshot() *Snapshot[S] { return r.snapshot.Load() }
 
 // Wake marks the resource for a check: at once if somebody waits, after the one
-// that is in flight if there is one, or else when somebody waits again. It never
-// blocks.
+// that is in flight if there is one, or else when somebody waits again.
 func (r *Resource[S]) Wake() {
 	r.mu.Lock()
 	r.wanted = true
@@ -93,8 +101,7 @@ func (r *Resource[S]) Once() bool {
 	return first
 }
 
-// OnForget has f called when the resource is forgotten, or at once if it is. f
-// never blocks.
+// OnForget has f called when the resource is forgotten, or at once if it is.
 func (r *Resource[S]) OnForget(f func()) {
 	r.lot.mu.Lock()
 	if r.forgotten {
@@ -121,14 +128,27 @@ func (r *Resource[S]) Due() time.Time {
 	return r.due
 }
 
-// The poller's side: Poll, and then Begin, and Publish or Fail, again and again.
+// Pause is what is left until the next check is due: 0 if it is, if it is in flight, or
+// if a wake-up has ended the pause. Who needs a check sooner does not end the pause of
+// the others.
+func (r *Resource[S]) Pause() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.wanted || r.checking {
+		return 0
+	}
+	return max(time.Until(r.due), 0)
+}
 
-// Poll has check called whenever a check should begin: somebody waits, and it is due
+// The poller's side: Schedule, and then Begin, and Publish, Fail or Abandon, again and
+// again.
+
+// Schedule has check called whenever a check should begin: somebody waits, and it is due
 // or wanted. check makes it, or finds that there is no need any more. It is called
 // on a goroutine that is there for that long: during a pause a poller is a timer and
 // nothing else. The poller ends when nobody waits any more or the lot is drained, and
 // another one is made when needed. Between two pollers the due time stays.
-func (r *Resource[S]) Poll(check func()) {
+func (r *Resource[S]) Schedule(check func()) {
 	r.mu.Lock()
 	r.check = check
 	r.mu.Unlock()
@@ -147,7 +167,7 @@ func (r *Resource[S]) turn() {
 	for again := true; again; again = r.turns() {
 		r.check()
 		r.mu.Lock()
-		r.turning = false
+		r.turning, r.abandoned = false, nil
 		r.mu.Unlock()
 	}
 }
@@ -172,12 +192,12 @@ func (r *Resource[S]) turns() bool {
 		return false
 	}
 	pause := time.Until(r.due)
-	if !r.needBy.IsZero() {
+	if !r.needBy.IsZero() && !r.snapshot.Load().Failed() { // an outage is waited out
 		pause = min(pause, time.Until(r.needBy))
 	}
 	switch {
 	case r.wanted || pause <= 0:
-		r.turning = true
+		r.turning, r.deserted = true, false
 		return true
 	case r.timer != nil:
 		r.timer.Reset(pause)
@@ -199,11 +219,21 @@ func (r *Resource[S]) Begin() bool {
 	if r.waiters == 0 || r.lot.IsDrained() {
 		return false
 	}
-	r.wanted, r.checking, r.needBy = false, true, time.Time{}
+	if r.deserted {
+		// Somebody else has come before the poller saw it: this check is theirs.
+		r.deserted, r.abandoned = false, nil
+	}
+	r.hurried = !r.wanted && r.due.After(time.Now())
+	r.owed, r.wanted = r.wanted, false
+	r.checking, r.needBy = true, time.Time{}
 	r.began = time.Now()
 	r.begun.Add(1)
 	return true
 }
+
+// Hurried reports whether the check in flight began before it was due because somebody
+// who waits needed it, and not because of a wake-up. Only the poller calls it.
+func (r *Resource[S]) Hurried() bool { return r.hurried }
 
 // Publish ends a check that was good. With changed, everybody who is parked is
 // woken; otherwise only those are who wait for a check to end. The next check
@@ -220,8 +250,45 @@ func (r *Resource[S]) Fail(fault S, release bool, due time.Time) {
 	r.end(&Snapshot[S]{State: old.State, Began: old.Began, Fault: fault, good: old.good, last: r.begun.Load()}, release, due)
 }
 
-// end puts s in the place of the current snapshot. Only the poller calls it, and
-// of pollers there is one.
+// Abandoned is closed when nobody waits any more for the check that is to begin or is
+// in flight, or when the lot is drained. Who comes after that is no reason to go on: the
+// poller gives the check up, and makes another one for them. It is to be asked for again
+// after Begin, for what was closed before that has no meaning any more.
+func (r *Resource[S]) Abandoned() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.abandoned == nil {
+		r.abandoned = make(chan struct{})
+		if r.deserted {
+			close(r.abandoned)
+		}
+	}
+	return r.abandoned
+}
+
+// Abandon ends a check that was given up: it says nothing. The snapshot stays, and so do
+// the wake-up by which the check began and what those need who have come meanwhile. The
+// next check begins at due, or at once because of these. Where a check has an answer in
+// the instant in which nobody waits any more, it may be published as well.
+func (r *Resource[S]) Abandon(due time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.checking, r.due = false, due
+	r.wanted = r.wanted || r.owed
+}
+
+// desertLocked has the poller give up what nobody waits for.
+func (r *Resource[S]) desertLocked() {
+	if r.deserted {
+		return
+	}
+	r.deserted = true
+	if r.abandoned != nil {
+		close(r.abandoned)
+	}
+}
+
+// end puts s in the place of the current snapshot.
 func (r *Resource[S]) end(s *Snapshot[S], changed bool, due time.Time) {
 	r.mu.Lock()
 	r.checking = false
@@ -244,126 +311,11 @@ func (r *Resource[S]) end(s *Snapshot[S], changed bool, due time.Time) {
 	}
 }
 
-// drain wakes those who are parked, once the lot is drained: from then on end
-// publishes nothing.
+// drain wakes those who are parked, once the lot is drained, and has the check in
+// flight given up: from then on end publishes nothing.
 func (r *Resource[S]) drain() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(r.snapshot.Load().changed)
+	r.desertLocked()
 }
-
-// Waiter is the membership of one request in one resource.
-type Waiter[S any] struct {
-	*Resource[S]
-	joined   uint64 // checks that had begun by then
-	watching bool
-	first    bool // nobody else waited when it began to
-	parked   bool
-	client   string
-}
-
-// Asked reports whether the state of s was read by a check that began after the
-// request had joined.
-func (w *Waiter[S]) Asked(s *Snapshot[S]) bool { return s.good > w.joined }
-
-// Tried reports whether the last check before s began after the request had
-// joined.
-func (w *Waiter[S]) Tried(s *Snapshot[S]) bool { return s.last > w.joined }
-
-// Watch counts the request among those who wait, before it looks at the state:
-// what happens from now on it will be told of. It returns true where the caller
-// must make a poller.
-func (w *Waiter[S]) Watch() (start bool) {
-	if w.watching {
-		return false
-	}
-	w.watching = true
-	r := w.Resource
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	w.first = r.waiters == 0
-	r.waiters++
-	start = !r.polling
-	r.polling = true
-	return start
-}
-
-// First reports whether nobody else waited when the request began to.
-func (w *Waiter[S]) First() bool { return w.first }
-
-// Want asks for a check that begins after s was superseded or now: where one is in
-// flight its end is to be awaited first, for it may say enough. Either way
-// s.Next() is closed by the end of a check. It reports whether that check is due to
-// this call, and would not begin yet without it.
-func (w *Waiter[S]) Want(s *Snapshot[S]) bool {
-	r := w.Resource
-	r.mu.Lock()
-	if r.snapshot.Load() != s || r.checking {
-		r.mu.Unlock()
-		return false
-	}
-	now := time.Now()
-	first := !r.wanted && r.due.After(now) && (r.needBy.IsZero() || r.needBy.After(now))
-	r.needBy = now
-	r.mu.Unlock()
-	r.poke()
-	return first
-}
-
-// NeedBy asks for a check that begins at t at the latest: one for all who say so,
-// however many they are.
-func (w *Waiter[S]) NeedBy(t time.Time) {
-	r := w.Resource
-	r.mu.Lock()
-	sooner := r.needBy.IsZero() || t.Before(r.needBy)
-	if sooner {
-		r.needBy = t
-	}
-	r.mu.Unlock()
-	if sooner {
-		r.poke()
-	}
-}
-
-// Park counts the request in for good, or says which bound forbids it. client is
-// who is counted for the bound on one client.
-func (w *Waiter[S]) Park(client string) error {
-	if w.parked {
-		return nil
-	}
-	if err := w.lot.park(w.Resource, client); err != nil {
-		return err
-	}
-	w.parked, w.client = true, client
-	return nil
-}
-
-// Leave ends the membership. It is safe to call twice.
-func (w *Waiter[S]) Leave() {
-	r := w.Resource
-	if r == nil {
-		return
-	}
-	w.Resource = nil
-	if w.parked {
-		w.parked = false
-		r.lot.unpark(w.client)
-	}
-	if w.watching {
-		w.watching = false
-		r.mu.Lock()
-		r.waiters--
-		last := r.waiters == 0
-		if last {
-			r.needBy = time.Time{} // nobody minds any more; a wake-up stays one
-		}
-		r.mu.Unlock()
-		if last {
-			r.poke() // the poller ends
-		}
-	}
-	r.lot.leave(r)
-}
-
-// Parked reports whether the request is parked.
-func (w *Waiter[S]) Parked() bool { return w.parked }

@@ -1,10 +1,7 @@
 package lot
 
 import (
-	"flag"
 	"fmt"
-	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -19,6 +16,7 @@ type backend struct {
 	interval time.Duration // between two checks
 	takes    time.Duration // one check
 	late     bool          // a check reads the state at its end instead of at its beginning
+	prompt   bool          // a check that nobody waits for any more is given up
 	turns    atomic.Int32  // of pollers, that have not ended
 
 	mu       sync.Mutex // protects what follows
@@ -29,7 +27,7 @@ type backend struct {
 	twice    bool // two checks were in flight
 }
 
-// check is when one began, when it ended, and what it read.
+// check is when one began, when it ended, and what it read: 0 if it was given up.
 type check struct{ began, ended, read int }
 
 func newBackend() *backend {
@@ -75,29 +73,45 @@ func (b *backend) reset() {
 
 // start makes a poller.
 func (b *backend) start(r *Resource[int]) {
-	r.Poll(func() {
+	r.Schedule(func() {
 		b.turns.Add(1)
 		defer b.turns.Add(-1)
-		if r.Begin() {
-			old, now := r.Snapshot(), b.check()
-			r.Publish(now, !old.Known() || now != old.State, time.Now().Add(b.interval))
+		if !r.Begin() {
+			return
+		}
+		var abandoned <-chan struct{}
+		if b.prompt {
+			abandoned = r.Abandoned()
+		}
+		old, now := r.Snapshot(), b.check(abandoned)
+		if due := time.Now().Add(b.interval); now == 0 {
+			r.Abandon(due)
+		} else {
+			r.Publish(now, !old.Known() || now != old.State, due)
 		}
 	})
 }
 
 // check is one check.
-func (b *backend) check() int {
+func (b *backend) check(abandoned <-chan struct{}) int {
 	c := check{began: b.now()}
 	b.mu.Lock()
 	b.twice = b.twice || b.inFlight
 	b.inFlight = true
 	c.read = b.state
 	b.mu.Unlock()
-	time.Sleep(b.takes)
+	givenUp := false
+	select {
+	case <-time.After(b.takes):
+	case <-abandoned:
+		givenUp = true
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.inFlight = false
-	if b.late {
+	if givenUp {
+		c.read = 0
+	} else if b.late {
 		c.read = b.state
 	}
 	c.ended = int(time.Since(b.epoch) / time.Millisecond)
@@ -113,6 +127,7 @@ type client struct {
 	who   string               // for the bound on one client
 	start func(*Resource[int]) // makes a poller
 	has   int                  // the state that it has; 0 is none
+	paced time.Duration        // how much later than at once it wants a check
 
 	w        Waiter[int]
 	s        *Snapshot[int]  // what it looked at last
@@ -162,12 +177,12 @@ func (c *client) enter(v verdict) verdict {
 	if v == ask {
 		c.awaited, c.drained = c.s.Next(), c.l.Drained()
 		if !c.w.Parked() || !c.s.Failed() {
-			c.w.Want(c.s)
+			c.w.WantAt(c.s, time.Now().Add(c.paced))
 		}
 		return hold
 	}
 	c.awaited, c.drained = c.s.Changed(), nil
-	switch c.w.Park(c.who) {
+	switch c.w.Park(c.who, false) {
 	case nil:
 		return hold
 	case ErrDrained:
@@ -245,23 +260,38 @@ var points = []int{50, 1050, 1100, 1150, 1200, 1250}
 type scene struct {
 	clients, leaver    int
 	leave, wake, drain int
-	late               bool // see backend
+	late, prompt       bool // see backend
 }
 
 // plans are the ways in which checks may begin: several only where two things
 // happen in one instant.
 func (sc scene) plans() (plans [][]int) {
-	for ties := range 8 {
-		woken, there, undrained := ties&1 != 0, ties&2 != 0, ties&4 != 0
+	for ties := range 32 {
+		woken, there, undrained, finished, back := ties&1 != 0, ties&2 != 0, ties&4 != 0, ties&8 != 0, ties&16 != 0
 		var plan []int
+		heeded := false // the wake-up, by a check that was not given up
 		for b := 0; b < theEnd && (b < sc.drain || b == sc.drain && undrained); {
 			plan = append(plan, b)
 			ended := b + 100
+			givenUp := sc.prompt && sc.clients == 1 &&
+				(sc.leave > b && sc.leave < ended || sc.leave == b && there || sc.leave == ended && !finished)
+			if givenUp {
+				ended = sc.leave
+			}
 			next := ended + 1000
 			if sc.wake > b || sc.wake == b && woken {
 				next = min(next, max(ended, sc.wake))
+			} else if givenUp && !heeded {
+				next = ended
+			} else {
+				heeded = true
 			}
-			if sc.clients == 1 && (next > sc.leave || next == sc.leave && !there) {
+			if sc.prompt && sc.clients == 1 && next == ended && back && !givenUp {
+				// Who was told of a change goes away for an instant, in which the check
+				// of the wake-up is given up.
+				plan = append(plan, next)
+			}
+			if givenUp || sc.clients == 1 && (next > sc.leave || next == sc.leave && !there) {
 				next = max(next, latecome)
 			}
 			b = next
@@ -317,7 +347,7 @@ func (sc scene) act(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const linger = 30 * time.Second
 		l, b := New[int](Limits{Linger: linger}), newBackend()
-		b.late = sc.late
+		b.late, b.prompt = sc.late, sc.prompt
 		w := l.Join(Key{1}, orders)
 		r := w.Resource
 		var forgotten []int
@@ -368,7 +398,8 @@ func (sc scene) act(t *testing.T) {
 			if n, got := b.turns.Load(), polling(r); n != turns || got != (turns > 0 || waiters > 0 && !l.IsDrained()) {
 				t.Errorf("%+v: polling %v, and %d turns, at %d; want %d", sc, got, n, ms, turns)
 			}
-			if there := sc.present(ms); waiters != there || ms > 100 && l.Parked() != there {
+			read := ms > 100 && !sc.prompt || r.Snapshot().Known()
+			if there := sc.present(ms); waiters != there || read && l.Parked() != there {
 				t.Errorf("%+v: %d wait, %d are parked at %d; want %d", sc, waiters, l.Parked(), ms, there)
 			}
 		}
@@ -419,13 +450,18 @@ func (sc scene) present(ms int) int {
 }
 
 // leaving calls f for every number of clients and every one of them that leaves at
-// any point, and for nobody leaving.
+// any point, and for nobody leaving. One who was alone leaves a check that goes on, or
+// one that is given up.
 func leaving(clients int, f func(sc scene)) {
 	for n := 1; n <= clients; n++ {
 		f(scene{clients: n, leaver: -1, leave: never, wake: never, drain: never})
 		for leaver := range n {
 			for _, leave := range points {
-				f(scene{clients: n, leaver: leaver, leave: leave, wake: never, drain: never})
+				sc := scene{clients: n, leaver: leaver, leave: leave, wake: never, drain: never}
+				f(sc)
+				if sc.prompt = true; n == 1 {
+					f(sc)
+				}
 			}
 		}
 	}
@@ -489,14 +525,17 @@ func interleave(steps []int, f func(order []int)) {
 }
 
 // TestNoLostChange acts out every order of a client's three steps, a check's three
-// steps, and the backend's change and its wake-up or a drain (SPEC rules 7.2, 7.3
+// steps, the departure of who the check began for, and the backend's change and its
+// wake-up or a drain (contract 7.2, 7.3
 // and 7.8). Time stands still, and the next check is an hour away: what a client is
 // to be told it must be told because of the wake-up, or because it asked.
 func TestNoLostChange(t *testing.T) {
 	type world struct {
 		known bool // a state was read before
-		stay  bool // somebody else waits all the time
+		stay  bool // somebody else waits all the time, or until that step
 		fails bool // the check fails
+		holds bool // the check goes on when nobody waits any more
+		paced bool // the client can wait a minute for a check
 		has   int  // what the client has
 	}
 	try := func(t *testing.T, wo world, order []int) {
@@ -508,15 +547,21 @@ func TestNoLostChange(t *testing.T) {
 		}
 		var r *Resource[int] // with a poller that is acted out here
 		c := b.client(l, wo.has)
+		if wo.paced {
+			c.paced = time.Minute
+		}
 		c.start = func(started *Resource[int]) { r = started }
 		stay := l.Join(Key{1}, orders)
+		shared := stay.Resource
 		if wo.stay && stay.Watch() {
-			c.start(stay.Resource)
+			c.start(shared)
 		}
 
 		var v verdict
 		least := 1 // what it may be told
-		begun, read := false, 0
+		var begun *Resource[int]
+		var abandoned <-chan struct{} // that check
+		read := 0
 		woken, lost := false, false // the wake-up was for a check that failed
 		var last *Snapshot[int]     // before the drain
 		steps := [][]func(){{
@@ -531,17 +576,30 @@ func TestNoLostChange(t *testing.T) {
 			func() { b.set(2) },
 			func() { l.Wake(orders.Path, all); woken = true },
 		}, {
-			func() { begun = r != nil && r.Begin(); lost = begun && wo.fails && woken },
+			func() {
+				if r != nil && r.Begin() {
+					begun, abandoned, lost = r, r.Abandoned(), wo.fails && woken
+				}
+			},
 			func() { read = b.state },
 			func() {
-				if old := stay.Snapshot(); begun && wo.fails {
-					r.Fail(-1, false, time.Now().Add(time.Hour))
-				} else if begun {
-					r.Publish(read, !old.Known() || read != old.State, time.Now().Add(time.Hour))
+				due := time.Now().Add(time.Hour)
+				switch {
+				case begun == nil:
+				case closed(abandoned) && !wo.holds:
+					lost = false
+					begun.Abandon(due)
+				case wo.fails:
+					begun.Fail(-1, false, due)
+				default:
+					old := begun.Snapshot()
+					begun.Publish(read, !old.Known() || read != old.State, due)
 				}
 			},
 		}, {
-			func() { l.Drain(); last = stay.Snapshot() },
+			func() { l.Drain(); last = shared.Snapshot() },
+		}, {
+			func() { stay.Leave() },
 		}}
 		for _, actor := range order {
 			steps[actor][0]()
@@ -563,12 +621,13 @@ func TestNoLostChange(t *testing.T) {
 				}
 			}
 		})
+		time.Sleep(2 * c.paced)
 		synctest.Wait()
 
 		switch {
 		case last != nil:
-			if v == hold || stay.Snapshot() != last {
-				t.Errorf("%+v %v: drained, but got %s, published %v", wo, order, v, stay.Snapshot() != last)
+			if v == hold || shared.Snapshot() != last {
+				t.Errorf("%+v %v: drained, but got %s, published %v", wo, order, v, shared.Snapshot() != last)
 			}
 		case wo.fails && v == fault:
 			// It was not parked yet, and the check began after it had come.
@@ -594,245 +653,20 @@ func TestNoLostChange(t *testing.T) {
 		synctest.Wait()
 		empty(t, l)
 	}
-	for i := range 24 {
-		wo := world{known: i&1 != 0, stay: i&2 != 0, fails: i&4 != 0, has: i / 8}
+	for i := range 48 {
+		wo := world{known: i&1 != 0, stay: i&2 != 0, fails: i&4 != 0, paced: i&8 != 0, has: i / 16}
 		synctest.Test(t, func(t *testing.T) {
-			interleave([]int{3, 2, 3, 0}, func(order []int) { try(t, wo, order) })
-			interleave([]int{3, 0, 3, 1}, func(order []int) { try(t, wo, order) })
-		})
-	}
-}
-
-// seed repeats what the actors of TestModel do, though not how they meet.
-var seed = flag.Uint64("seed", 0, "of TestModel; 0 is a new one each time")
-
-// model acts out at random, on real goroutines and in real time, what happens to a
-// lot: some backends, each with a path of its own and two keys, whose states are
-// numbers that only grow.
-type model struct {
-	t      *testing.T
-	seed   uint64
-	actors atomic.Uint64
-	lot    *Lot[int]
-	states [4]atomic.Int64
-	known  sync.WaitGroup // resources that are not forgotten yet
-
-	mu      sync.Mutex // protects records
-	records map[*Resource[int]]*record
-}
-
-// record is what is known of a resource that was ever checked.
-type record struct{ turns, forgotten atomic.Int32 }
-
-func (m *model) record(r *Resource[int]) *record {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	rec := m.records[r]
-	if rec == nil {
-		rec = new(record)
-		m.records[r] = rec
-	}
-	return rec
-}
-
-func (m *model) path(site int) string { return fmt.Sprint("/", site) }
-
-// dice are those of one more actor.
-func (m *model) dice() *dice {
-	return &dice{rand.New(rand.NewPCG(m.seed, m.actors.Add(1)))}
-}
-
-type dice struct{ *rand.Rand }
-
-// pause takes no time, or a little.
-func (d *dice) pause() {
-	if n := d.IntN(20); n < 15 {
-		for range n {
-			runtime.Gosched()
-		}
-	} else {
-		<-time.After(d.patience())
-	}
-}
-
-func (d *dice) patience() time.Duration { return time.Duration(d.IntN(500)) * time.Microsecond }
-
-// start makes a poller. The next check is an hour away where the last one was good:
-// every change has to be delivered by its wake-up.
-func (m *model) start(r *Resource[int]) {
-	d, site := m.dice(), int(r.Name.Path[1]-'0')
-	r.Poll(func() {
-		rec := m.record(r)
-		if n := rec.turns.Add(1); n != 1 {
-			m.t.Errorf("%d turns of a poller at once", n)
-		}
-		defer rec.turns.Add(-1)
-		if r.Once() {
-			m.known.Add(1)
-			r.OnForget(func() {
-				if rec.forgotten.Add(1) == 1 {
-					m.known.Done()
-				}
-			})
-		}
-		d.pause()
-		if !r.Begin() {
-			return
-		}
-		old, early := r.Snapshot(), int(m.states[site].Load())
-		d.pause()
-		read := early
-		if d.IntN(2) == 0 {
-			read = int(m.states[site].Load())
-		}
-		if d.IntN(10) == 0 {
-			m.lot.Rename(r, Key{byte(site), byte(d.IntN(3))})
-		}
-		if d.IntN(10) == 0 {
-			r.Fail(-1, false, time.Now().Add(d.patience()))
-		} else {
-			r.Publish(read, !old.Known() || read != old.State, time.Now().Add(time.Hour))
-		}
-	})
-}
-
-// poll has one request answered.
-func (m *model) poll(c *client, gone <-chan struct{}) verdict {
-	site := c.key[0]
-	least := int(m.states[site].Load())
-	v := c.wait(gone)
-	switch {
-	case c.spurious:
-		m.t.Error("a client was woken without anything new")
-	case v == changed && (c.s.State == c.has || c.s.State < least):
-		m.t.Errorf("a client that has %d came at %d, and was told %d", c.has, least, c.s.State)
-	case v == drained && !m.lot.IsDrained():
-		m.t.Error("a client was drained without a drain")
-	}
-	if v == changed {
-		c.has = c.s.State
-	}
-	m.bounds()
-	return v
-}
-
-// bounds fails the test where a bound is exceeded.
-func (m *model) bounds() {
-	l := m.lot
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.Parked() > l.limits.Parked || len(l.resources) > l.limits.Resources {
-		m.t.Errorf("%d are parked on %d resources", l.Parked(), len(l.resources))
-	}
-	for who, n := range l.clients {
-		if n > l.limits.PerClient {
-			m.t.Errorf("%d requests of client %s are parked", n, who)
-		}
-	}
-}
-
-// change changes the state of a backend, and wakes its path.
-func (m *model) change(site int, by int64) {
-	m.states[site].Add(by)
-	m.lot.Wake(m.path(site), all)
-}
-
-func (m *model) client(site, key, who int) *client {
-	return &client{
-		l: m.lot, key: Key{byte(site), byte(key)}, name: at(m.path(site)),
-		who: fmt.Sprint(who), start: m.start,
-	}
-}
-
-// come and go until the lot is drained.
-func (m *model) comeAndGo() {
-	for d := m.dice(); ; d.pause() {
-		c := m.client(d.IntN(len(m.states)), d.IntN(2), d.IntN(4))
-		c.has = int(m.states[c.key[0]].Load()) - d.IntN(3)
-		gone := make(chan struct{})
-		timer := time.AfterFunc(d.patience(), func() { close(gone) })
-		v := m.poll(c, gone)
-		timer.Stop()
-		if v == drained {
-			return
-		}
-	}
-}
-
-// last is what the last change adds.
-const last = 1 << 20
-
-// stay polls until it is told of the last change.
-func (m *model) stay(c *client) {
-	for d := m.dice(); c.has < last; {
-		if v := m.poll(c, nil); v != changed {
-			d.pause() // refused, or a check that failed
-		}
-	}
-}
-
-// TestModel: at most one check of a resource is in flight, nobody is released without
-// a change or a drain, nobody is told what was read before it came, everybody whose
-// state is outdated is told, and in the end nothing is left.
-func TestModel(t *testing.T) {
-	m := &model{t: t, seed: *seed, records: make(map[*Resource[int]]*record)}
-	if m.seed == 0 {
-		m.seed = rand.Uint64()
-	}
-	t.Logf("again with -run TestModel -args -seed=%d", m.seed)
-	m.lot = New[int](Limits{Parked: 16, PerClient: 6, Resources: 6, Linger: 500 * time.Microsecond})
-	for site := range m.states {
-		m.states[site].Store(1)
-	}
-	within := func(what string, all *sync.WaitGroup) {
-		done := make(chan struct{})
-		go func() { all.Wait(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(20 * time.Second):
-			t.Fatal(what)
-		}
-	}
-
-	var passers, stayers, changers sync.WaitGroup
-	churn := make(chan struct{})
-	for range 12 {
-		passers.Go(m.comeAndGo)
-	}
-	for i := range 2 * len(m.states) {
-		stayers.Go(func() { m.stay(m.client(i/2, i%2, 4+i/2)) })
-	}
-	change := func(until <-chan struct{}) {
-		for range 2 {
-			changers.Go(func() {
-				for d := m.dice(); !closed(until); d.pause() {
-					m.change(d.IntN(len(m.states)), 1)
-				}
-			})
-		}
-	}
-	change(churn)
-	time.AfterFunc(150*time.Millisecond, func() { close(churn) })
-	within("the changes do not end", &changers)
-	for site := range m.states {
-		m.change(site, last)
-	}
-	within("somebody is not told of the last change", &stayers)
-	change(m.lot.Drained())
-	<-time.After(30 * time.Millisecond)
-	m.lot.Drain()
-	within("the changes do not end", &changers)
-	within("somebody is not told of the drain", &passers)
-	within("a resource is not forgotten", &m.known)
-	empty(t, m.lot)
-	for r, rec := range m.records {
-		for deadline := time.Now().Add(20 * time.Second); polling(r); runtime.Gosched() {
-			if time.Now().After(deadline) {
-				t.Fatal("a poller is left")
+			interleave([]int{3, 2, 3, 0, 0}, func(order []int) { try(t, wo, order) })
+			interleave([]int{3, 0, 3, 1, 0}, func(order []int) { try(t, wo, order) })
+			if !wo.stay || wo.paced {
+				return // nobody to leave, or nothing that is not seen above
 			}
-		}
-		if n := rec.forgotten.Load(); n != 1 {
-			t.Errorf("OnForget was called %d times for %v", n, r.Name)
-		}
+			wo.holds = wo.known && wo.fails
+			interleave([]int{3, 2, 3, 0, 1}, func(order []int) { try(t, wo, order) })
+			interleave([]int{3, 0, 3, 1, 1}, func(order []int) { try(t, wo, order) })
+			if wo.holds = wo.known && !wo.fails; wo.holds {
+				interleave([]int{3, 2, 3, 0, 1}, func(order []int) { try(t, wo, order) })
+			}
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
 
@@ -25,9 +26,13 @@ type Site struct {
 	Log      *zap.Logger
 	Wakers   []Source
 
-	outage   outage
-	refusals refusals
-	ending   ending
+	restless    sync.Once // a warning
+	blind       sync.Once // another
+	unversioned sync.Once // another
+	split       sync.Once // another
+	outage      outage
+	refusals    refusals
+	ending      ending
 }
 
 // Source is a waker by its name, and whether it can be heard now.
@@ -166,6 +171,45 @@ func (s *Site) Departed() {
 // recovered, so that the stack shows where it came from.
 func (s *Site) Panicked(message string, p any) {
 	s.Log.Error(message, zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+}
+
+// Unversioned warns of a configured version that is empty for an answer.
+func (s *Site) Unversioned(name lot.Name, status int) {
+	s.unversioned.Do(func() {
+		s.Log.Warn("version is empty: the ETag or a hash takes its place", zap.String("path", name.Path), zap.Int("status", status))
+	})
+}
+
+// Looked warns of what looks at the client's address behind the handler, so that nobody
+// shares who does not have the same.
+func (s *Site) Looked(looks []string) {
+	s.Log.Warn("the client's address is taken as key, since it is looked at behind long_poll: "+
+		"to share again, let the matcher stand on long_poll or in front of it, or say vary -client_ip", zap.Strings("looks", looks))
+}
+
+// Split warns of a request field by which many resources of one path differ, and by
+// nothing else.
+func (s *Site) Split(name lot.Name, field string) {
+	s.split.Do(func() {
+		s.Log.Warn("many resources of one path differ in one request field only: if its answers do not, vary -"+field+" lets their clients share",
+			zap.String("field", field), zap.String("path", name.Path))
+	})
+}
+
+// Restless warns of a resource that each check finds to be another: what its body says
+// of the time, or of who asks, is taken for a change.
+func (s *Site) Restless(r *poll.Resource) {
+	s.restless.Do(func() {
+		s.Log.Warn("each check finds another version: is there a time, a nonce or a token in the body? See ignore, ignore_match and version", logFields(r)...)
+	})
+}
+
+// Blind warns of a resource whose ETag changes while an ignore_match, which may match all
+// of the body, leaves nothing of the change.
+func (s *Site) Blind(r *poll.Resource) {
+	s.blind.Do(func() {
+		s.Log.Warn("the backend's ETag changes, and the hash does not: does ignore_match match more than it should?", logFields(r)...)
+	})
 }
 
 // logFields describe a resource in a log: never its query, which may hold secrets.

@@ -11,14 +11,28 @@ import (
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
-	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 )
 
 // Spot is where the polls of one handler wait.
 type Spot struct {
+	Rules    *poll.Rules
 	Lot      *poll.Lot
-	Memory   *share.Memory
 	Departed func() // called whenever a poll has left
+}
+
+// Reserve keeps a place for p while its body is read, or says which bound forbids it.
+func (sp *Spot) Reserve(p *poll.Poll) error {
+	err := sp.Lot.Reserve(p.Client())
+	p.Reserved = err == nil
+	return err
+}
+
+// Unreserve gives up the place that was kept for p, if it has not been taken.
+func (sp *Spot) Unreserve(p *poll.Poll) {
+	if p.Reserved {
+		p.Reserved = false
+		sp.Lot.Unreserve(p.Client())
+	}
 }
 
 // Wait waits with everybody who waits for the same. start has a resource checked on
@@ -32,14 +46,35 @@ func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resou
 		if v = sp.visit(p, w, start); v.Kind != poll.Moved {
 			break
 		}
-		p.Variation = sp.Memory.Of(p.Name)
+		p.Find(sp.Rules.Share.Memory.Of(p.Name))
 		v.Kind = poll.Pass
 	}
 	if !p.ParkedAt.IsZero() {
+		if v.Kind == poll.Pass {
+			sp.spread(p)
+		}
 		p.Held = time.Since(p.ParkedAt)
 		restartDeadlines(p, w)
 	}
 	return v
+}
+
+// passSpread is over how long those are spread who were parked, and have to ask the
+// backend for themselves all at once: an answer has outgrown max_body.
+const passSpread = time.Second
+
+// spread waits for the turn of p.
+func (sp *Spot) spread(p *poll.Poll) {
+	if sp.Lot.IsDrained() {
+		return // a drain is spread already
+	}
+	timer := time.NewTimer(time.Duration(rand.Float64() * float64(passSpread)))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-sp.Lot.Drained():
+	case <-p.Request.Context().Done():
+	}
 }
 
 // maxMoves bounds how often a request can turn out to wait for something else: a
@@ -57,6 +92,11 @@ func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Reso
 			p.Lent.End()
 		}
 	}()
+	if v := sp.Rules.Share.Memory.Of(p.Name); !v.Equal(p.Variation) {
+		// It was learnt after p had been told where to go: what it has joined has another
+		// key by now, and this is a second one.
+		return poll.Verdict{Kind: poll.Moved}
+	}
 	return sp.wait(p, &m, w, start)
 }
 
@@ -138,60 +178,78 @@ func (sp *Spot) enter(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, v poll.Ver
 	}
 	p.Asked = p.Asked || m.First()
 	if v.Kind == poll.Ask {
-		// While the backend fails, those who are parked leave the pace to the
-		// poller.
-		if (!m.Parked() || !s.Failed()) && m.Want(s) {
-			p.Asked = true
-		}
-		return v
+		return sp.ask(p, m, s, w)
 	}
 	byVersion := p.ParkOn(s.State)
 	if m.Parked() {
 		return v
 	}
-	switch err := m.Park(p.Client()); {
-	case errors.Is(err, lot.ErrDrained):
-		if p.Truthful(m, s) {
-			return poll.Verdict{Kind: poll.Drain, State: s.State}
-		}
-		return poll.Verdict{Kind: poll.Pass}
-	case err != nil && !p.Recent(m, s) && !time.Now().Before(m.Due()):
-		// Where nobody is parked nobody looks, and one who is refused again and
-		// again would never learn that it need not park any more.
-		if m.Want(s) {
-			p.Asked = true
-		}
-		return poll.Verdict{Kind: poll.Ask}
-	case err != nil:
-		p.Refusal = err
-		return poll.Verdict{Kind: poll.Refuse}
-	}
-	if p.ParkedAt.IsZero() {
-		p.ParkedAt = time.Now()
+	if end, parked := sp.park(p, m, s, w); !parked {
+		return end
 	}
 	if !byVersion {
 		// If it is told the same again, that has to be read after it has asked.
 		m.NeedBy(p.NeedBy())
 	}
-	clearDeadlines(p, w)
 	return v
 }
 
-// drainRate is how many requests a drain releases in a second: ten thousand take
-// the whole second that it may last.
-const drainRate = 10000
-
-// DrainSpread is over how long a drain releases so many.
-func DrainSpread(parked int) time.Duration {
-	return min(time.Second, time.Second*time.Duration(parked)/drainRate)
+// ask has a check made that p needs before it can be told anything.
+func (sp *Spot) ask(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.ResponseWriter) poll.Verdict {
+	if m.Parked() && s.Failed() {
+		return poll.Verdict{Kind: poll.Ask} // the pace of an outage is the poller's
+	}
+	at := time.Now()
+	if s.Known() && s.State.Restless >= poll.MaxRestless {
+		// What is different each time would be asked for without end (contract 3.9).
+		if at = s.Began.Add(sp.pace(p, s)); at.After(time.Now()) && !m.Parked() {
+			if end, parked := sp.park(p, m, s, w); !parked {
+				return end
+			}
+		}
+	}
+	if m.WantAt(s, at) {
+		p.Asked = true
+	}
+	return poll.Verdict{Kind: poll.Ask}
 }
 
-// drainPause is before what a drain releases nobody: the server is about to close its
-// listener and the connections that are idle, and a client that came back by one of
-// these would be reset.
-const drainPause = 50 * time.Millisecond
+// minPace is the least pause between checks that polls ask for in vain, where they are
+// not to wait for the whole interval.
+const minPace = time.Second
 
-// drainDelay is when one request of a drain is released.
-func (sp *Spot) drainDelay() time.Duration {
-	return max(drainPause, time.Duration(rand.Float64()*float64(DrainSpread(sp.Lot.Parked()))))
+// pace is the pause that p has to observe after the check that s is of: the interval,
+// or, where p can not be parked for so long, until its time is almost up (contract 7.6).
+func (sp *Spot) pace(p *poll.Poll, s *poll.Snapshot) time.Duration {
+	if p.Limit == 0 {
+		return sp.Rules.Interval
+	}
+	return min(sp.Rules.Interval, max(p.NeedBy().Sub(s.Began), minPace))
+}
+
+// park counts p among the parked. Where it can not be it returns what becomes of p.
+func (sp *Spot) park(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.ResponseWriter) (end poll.Verdict, parked bool) {
+	switch err := m.Park(p.Client(), p.Reserved); {
+	case errors.Is(err, lot.ErrDrained):
+		if p.Truthful(m, s) {
+			return poll.Verdict{Kind: poll.Drain, State: s.State}, false
+		}
+		return poll.Verdict{Kind: poll.Pass}, false
+	case err != nil && !p.Recent(m, s) && !time.Now().Before(m.Due()) && !s.Failed():
+		// Where nobody is parked nobody looks, and one who is refused again and
+		// again would never learn that it need not park any more.
+		if m.Want(s) {
+			p.Asked = true
+		}
+		return poll.Verdict{Kind: poll.Ask}, false
+	case err != nil:
+		p.Refusal = err
+		return poll.Verdict{Kind: poll.Refuse}, false
+	}
+	p.Reserved = false
+	if p.ParkedAt.IsZero() {
+		p.ParkedAt = time.Now()
+	}
+	clearDeadlines(p, w)
+	return end, true
 }

@@ -122,7 +122,20 @@ func (p *Poll) value(text string, s *state.Reading) string {
 
 // Configured is what the configuration's `version` gives for what the backend
 // answers.
-func (p *Poll) Configured(s *state.Reading) string { return p.value(p.rules.Version, s) }
+func (p *Poll) Configured(s *state.Reading) string {
+	return VersionOf(p.rules.Version, func(st *state.State) string { return p.value(p.rules.Version, &state.Reading{State: st}) }, s.State)
+}
+
+// VersionOf is what text, a `version`, gives for s: value replaces its placeholders by
+// what they are for a state. It is empty where those that speak of the answer all are:
+// what stands around them would be the same for ever (contract 4).
+func VersionOf(text string, value func(s *state.State) string, s *state.State) string {
+	v := value(s)
+	if _, sole := soleName(text); !sole && (strings.Contains(text, "{lp.") || strings.Contains(text, "{http.long_poll.")) && v == value(nil) {
+		return ""
+	}
+	return v
+}
 
 // soleName is the name of the placeholder that is all of text.
 func soleName(text string) (string, bool) {

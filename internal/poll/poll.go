@@ -41,6 +41,7 @@ type Rules struct {
 	Jitter       float64 // percent
 	CheckTimeout time.Duration
 	Interval     time.Duration
+	MaxInterval  time.Duration
 	Linger       time.Duration
 	Freshness    time.Duration
 	MaxBody      int64
@@ -52,33 +53,13 @@ type Rules struct {
 	Version      string
 	HoldWhile    []Condition
 	ParkUnnamed  bool // unversioned park
+	OnlyAsked    bool // polls asked
 	Release      bool // on_error release
 
 	Share *share.Rules
 	State *state.Rules
 
 	ids atomic.Uint64
-}
-
-// Subject is what is asked about: what a poll has in common with the checks that are
-// made on its behalf.
-type Subject struct {
-	Request *http.Request
-	Body    []byte
-	ID      uint64 // tells the poll from all others; 0 for none
-
-	Name      lot.Name
-	Base      lot.Key          // what always tells resources apart
-	Variation *share.Variation // what the backend's Vary adds; nil if nothing
-}
-
-// Key is what tells the resource from all others.
-func (s *Subject) Key() lot.Key { return s.Variation.Key(s.Base, s.Request.Header, s.ID) }
-
-// MayRead reports whether st, whose answer may depend on more than is always
-// compared, is an answer to s too.
-func (s *Subject) MayRead(st *state.State) bool {
-	return st.Variation == nil || st.Variation.Key(lot.Key{}, s.Request.Header, s.ID) == st.Varied
 }
 
 // Poll is what one request asks: what it waits for, the version that it has, how long
@@ -94,10 +75,16 @@ type Poll struct {
 	repl  *caddy.Replacer
 	user  string // who was authenticated on the way to us
 
-	since  string         // the version that it has, by `since`
-	tags   []string       // or by If-None-Match
-	date   time.Time      // or by If-Modified-Since
-	parked *state.Version // the version that it is parked on
+	since    string         // the version that it has, by `since`
+	tags     []string       // or by If-None-Match
+	date     time.Time      // or by If-Modified-Since
+	says     bool           // it says how long it will wait
+	Reserved bool           // a place is kept for it while its body is read
+	parked   *state.Version // the version that it is parked on
+
+	key    lot.Key          // see find
+	seen   *share.Variation // see MayRead
+	varied lot.Key
 
 	Deadlines Deadlines
 
@@ -136,13 +123,24 @@ func (ru *Rules) New(r *http.Request) *Poll {
 
 // Parkable reports whether r is a request that could be parked (contract 3.1). If-Match
 // and If-Unmodified-Since are for the backend to judge, and a check bears no
-// preconditions but its own.
+// preconditions but its own. Of what a browser asks for it is what a script does that
+// can wait, and no page, asset or image.
 func (ru *Rules) Parkable(r *http.Request) bool {
 	head := r.Header
-	return slices.Contains(ru.Methods, r.Method) &&
-		len(head["Upgrade"]) == 0 && len(head["Range"]) == 0 &&
-		len(head["If-Match"]) == 0 && len(head["If-Unmodified-Since"]) == 0 &&
-		!strings.Contains(strings.ToLower(strings.Join(head["Accept"], ",")), "text/event-stream")
+	if !slices.Contains(ru.Methods, r.Method) ||
+		len(head["Range"]) > 0 || len(head["If-Match"]) > 0 || len(head["If-Unmodified-Since"]) > 0 ||
+		len(head["Upgrade"]) > 0 && httphdr.Upgrades(head) {
+		return false
+	}
+	if to := httphdr.Destination(head); to != "" && to != "empty" {
+		return false
+	}
+	for _, accept := range head["Accept"] {
+		if len(accept) >= len("text/event-stream") && strings.Contains(strings.ToLower(accept), "text/event-stream") {
+			return false
+		}
+	}
+	return true
 }
 
 // ErrLargeBody says that a request's body is larger than max_body: it is passed on.
@@ -165,91 +163,96 @@ func (p *Poll) Named() bool { return p.since != "" || p.Conditional() }
 // Replacer is that of the request.
 func (p *Poll) Replacer() *caddy.Replacer { return p.repl }
 
-// Begin tells the poll from others. It is here that the user is looked up, and not
-// where that is needed: what looks placeholders up has a large stack frame, and a
-// stack that has grown does not shrink while the request is parked.
-func (p *Poll) Begin() {
-	p.ID = p.rules.ids.Add(1)
-	p.user, _ = p.repl.GetString("http.auth.user.id")
+// Asks reports whether the request is a poll: it says how long it will wait, or what
+// version it has. A precondition that a browser's cache or, with `polls asked`, any
+// other may have added by itself says nothing (contract 3.7).
+func (p *Poll) Asks() bool {
+	return p.says || p.since != "" || OfTags(p.rules.Since) && p.tags != nil ||
+		p.Conditional() && !p.rules.OnlyAsked && !httphdr.FromBrowser(p.Request.Header)
 }
 
-// Ask reads what is asked: ErrLargeBody, a BadWait, or that the body can not be read
-// is its error. Afterwards the request's body can be read again. Its stack frame is
-// gone when the request parks.
-func (p *Poll) Ask() error {
-	p.Begin()
-	if err := p.readBody(); err != nil {
+// Shared reports whether the request is answered with what is read for all who ask the
+// same. Else it is its client's own exchange (contract 3.8).
+func (p *Poll) Shared() bool {
+	return p.Asks() || len(p.rules.HoldWhile) > 0 || p.rules.ParkUnnamed || p.rules.Freshness > 0
+}
+
+// Ask reads what is asked. Its error is ErrLargeBody, a BadWait, what reserve says, or
+// that the body can not be read. Afterwards the request's body can be read again. Its
+// stack frame is gone when the request parks.
+//
+// A body is read only where it has to be, and once reserve has found a place for the
+// request: what stalls in the middle of it counts like what is parked.
+func (p *Poll) Ask(reserve func() error) error {
+	p.ID = p.rules.ids.Add(1)
+	unread := p.Request.Body != nil && p.Request.Body != http.NoBody && p.Request.ContentLength != 0
+	if unread && p.rules.asksBody() {
+		if err := p.readBody(reserve); err != nil {
+			return err
+		}
+		unread = false
+	}
+	if err := p.read(); err != nil || !p.Shared() {
 		return err
 	}
-	if strings.Contains(p.rules.Wait, "{") || strings.Contains(p.rules.Since, "{") || len(p.rules.Share.Values) > 0 {
-		return OnOwnStack(p.read)
+	if unread {
+		if err := p.readBody(reserve); err != nil {
+			return err
+		}
 	}
-	return p.read()
+	// It is here that the user is looked up, and not where that is needed: what looks
+	// placeholders up has a large stack frame, and a stack that has grown does not
+	// shrink while the request is parked.
+	p.user, _ = p.repl.GetString("http.auth.user.id")
+	if len(p.rules.Share.Values) > 0 {
+		return OnOwnStack(func() error { p.identify(); return nil })
+	}
+	p.identify()
+	return nil
 }
 
-// read reads all but the body.
+// asksBody reports whether it takes a request's body to know what is asked.
+func (ru *Rules) asksBody() bool {
+	return strings.Contains(ru.Wait+ru.Since, "{lp.request.") || strings.Contains(ru.Wait+ru.Since, "{http.long_poll.request.") ||
+		strings.Contains(ru.Wait+ru.Since, "{http.request.body")
+}
+
+// read reads how long the client will wait, and what it has.
 func (p *Poll) read() error {
+	if strings.Contains(p.rules.Wait, "{") || strings.Contains(p.rules.Since, "{") {
+		return OnOwnStack(p.readBoth)
+	}
+	return p.readBoth()
+}
+
+func (p *Poll) readBoth() error {
 	if err := p.readWait(); err != nil {
 		return err
 	}
 	p.readSince()
-	p.identify()
-	p.Variation = p.rules.Share.Memory.Of(p.Name)
 	return nil
 }
 
 // Overhear reads what is asked, for who only looks on: what would be a bad request is
 // not parked.
 func (p *Poll) Overhear() {
-	if p.readWait() != nil {
+	p.ID = p.rules.ids.Add(1)
+	if p.read() != nil {
 		p.Limit = 0
 	}
-	p.readSince()
+	p.user, _ = p.repl.GetString("http.auth.user.id")
 	p.identify()
-}
-
-func (p *Poll) identify() {
-	r := p.Request
-	p.Name = lot.Name{Method: r.Method, Host: strings.ToLower(r.Host), Path: r.URL.Path}
-	p.Base = p.rules.Share.Key(r, p.Name, share.Asker{Body: p.Body, User: p.user, Value: func(text string) string {
-		return p.repl.ReplaceAll(text, "")
-	}})
-}
-
-// OnOwnStack calls f on a goroutine of its own, since to look up placeholders takes a
-// deep stack: that of a request would stay as deep for as long as it is parked.
-func OnOwnStack(f func() error) error {
-	type end struct {
-		err   error
-		panic any
-	}
-	ended := make(chan end, 1)
-	go func() {
-		e := end{panic: "a placeholder ended its goroutine"}
-		defer func() {
-			if p := recover(); p != nil {
-				e.panic = p
-			}
-			ended <- e
-		}()
-		e.err, e.panic = f(), nil
-	}()
-	e := <-ended
-	if e.panic != nil {
-		panic(e.panic) // for net/http, as if it had happened here
-	}
-	return e.err
 }
 
 // readBody reads the body to its end: only then does net/http notice that an
 // HTTP/1.1 client goes away.
-func (p *Poll) readBody() error {
+func (p *Poll) readBody(reserve func() error) error {
 	r, limit := p.Request, p.rules.MaxBody
-	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return nil
-	}
 	if r.ContentLength > limit {
 		return ErrLargeBody
+	}
+	if err := reserve(); err != nil {
+		return err
 	}
 	orig := r.Body
 	body, err := io.ReadAll(io.LimitReader(orig, limit+1))
@@ -283,6 +286,7 @@ func (p *Poll) readWait() error {
 	if p.rules.Wait != "" {
 		text := strings.TrimSpace(p.repl.ReplaceAll(p.rules.Wait, ""))
 		if text != "" {
+			p.says = true
 			unit := time.Second
 			if p.rules.WaitUnit == "ms" {
 				unit = time.Millisecond
@@ -294,19 +298,25 @@ func (p *Poll) readWait() error {
 			limit = min(wait, hold)
 		}
 	} else if wait, ok := httphdr.ParseWait(preferred, time.Second); ok {
-		limit = min(wait, hold)
+		limit, p.says = min(wait, hold), true
 		p.Applied = "wait=" + preferred
 	} else if wait, ok := httphdr.ParseWait(textproto.TrimString(p.Request.Header.Get("Wait")), time.Second); ok {
-		limit = min(wait, hold)
+		limit, p.says = min(wait, hold), true
 	}
 	p.Limit = limit - time.Duration(rand.Float64()*p.rules.Jitter/100*float64(limit))
 	return nil
 }
 
+// OfTags reports whether `since` is the field of entity tags: they are read as without
+// it, but name a version whoever sends them.
+func OfTags(since string) bool {
+	return since == "{http.request.header.If-None-Match}" || since == "{header.If-None-Match}"
+}
+
 // readSince finds the version that the client has (contract 3.3, RFC 9110, section
 // 13.2.2).
 func (p *Poll) readSince() {
-	if p.rules.Since != "" {
+	if p.rules.Since != "" && !OfTags(p.rules.Since) {
 		p.since = p.repl.ReplaceAll(p.rules.Since, "")
 		if slices.Contains(p.rules.Unset, p.since) {
 			p.since = ""
@@ -314,6 +324,9 @@ func (p *Poll) readSince() {
 		return
 	}
 	for _, field := range p.Request.Header["If-None-Match"] {
+		if slices.Contains(p.rules.Unset, field) {
+			continue
+		}
 		if tags := httphdr.SplitTags(field); p.tags == nil {
 			p.tags = tags
 		} else {
@@ -321,7 +334,9 @@ func (p *Poll) readSince() {
 		}
 	}
 	if p.tags == nil && len(p.Request.Header["If-None-Match"]) == 0 {
-		p.date, _ = http.ParseTime(p.Request.Header.Get("If-Modified-Since"))
+		if since := p.Request.Header["If-Modified-Since"]; len(since) > 0 { // an error of ParseTime costs memory
+			p.date, _ = http.ParseTime(since[0])
+		}
 	}
 }
 

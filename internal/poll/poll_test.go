@@ -36,7 +36,7 @@ func newPoll(ru *Rules, target string, fields ...string) *Poll {
 func ask(t testing.TB, ru *Rules, target string, fields ...string) *Poll {
 	t.Helper()
 	p := newPoll(ru, target, fields...)
-	if err := p.Ask(); err != nil {
+	if err := p.Ask(func() error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -74,11 +74,11 @@ func BenchmarkAsk(b *testing.B) {
 		rules *Rules
 	}{{"conditional", newRules()}, {"placeholders", placeholders}} {
 		b.Run(bench.name, func(b *testing.B) {
-			p := newPoll(bench.rules, benchTarget, browser...)
+			p := newPoll(bench.rules, benchTarget, append(browser, "Prefer: wait=20")...) // else a browser's is no poll
 			b.ReportAllocs()
 			for b.Loop() {
 				asked := *p
-				if err := asked.Ask(); err != nil {
+				if err := asked.Ask(func() error { return nil }); err != nil {
 					b.Fatal(err)
 				}
 			}

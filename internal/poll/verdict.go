@@ -1,7 +1,7 @@
 package poll
 
 import (
-	"slices"
+	"errors"
 	"strings"
 	"time"
 
@@ -49,16 +49,37 @@ func (p *Poll) has(s *state.Reading) bool {
 	return false
 }
 
-// Holds reports whether a client that asks this has to wait, s being what the backend
-// answers (contract 3.2, 3.3, 3.5 and 3.6).
-func (p *Poll) Holds(s *state.Reading) bool {
-	for i := range p.rules.HoldWhile {
-		if c := &p.rules.HoldWhile[i]; c.True(p.value(c.Value, s)) {
+// HasTag reports whether the client has what is known by an entity tag, by what its
+// request says whoever put it there.
+func (p *Poll) HasTag(etag string) bool {
+	for _, field := range p.Request.Header["If-None-Match"] {
+		if state.MatchesTag(httphdr.SplitTags(field), etag) {
 			return true
 		}
 	}
-	return p.Current(s)
+	return false
 }
+
+// Holds reports whether a client that asks this has to wait, s being what the backend
+// answers (contract 3.2, 3.3, 3.5 and 3.6).
+func (p *Poll) Holds(s *state.Reading) bool {
+	return p.heldBack(s) || p.waits() && p.Current(s)
+}
+
+// heldBack reports whether what the backend answers holds the client, whatever it has.
+func (p *Poll) heldBack(s *state.Reading) bool {
+	for i := range p.rules.HoldWhile {
+		c := &p.rules.HoldWhile[i]
+		if c.True(p.value(c.Value, s), func(text string) string { return p.value(text, s) }, s.State) {
+			return true
+		}
+	}
+	return false
+}
+
+// waits reports whether the version that the client has can hold it: a cache that
+// revalidates wants to know at once (contract 3.7).
+func (p *Poll) waits() bool { return p.Asks() || p.rules.ParkUnnamed }
 
 // Current reports whether the client has what s is. Only a 2xx is something to have
 // (RFC 9110, section 13.2.1).
@@ -80,10 +101,30 @@ func (p *Poll) Current(s *state.Reading) bool {
 // ParkOn notes that the poll is parked on s. It reports whether it is held by the
 // version that its client has, and not by what the backend says.
 func (p *Poll) ParkOn(s *state.Reading) bool {
-	if p.parked == nil && p.Current(s) {
+	if p.parked == nil && p.waits() && p.Current(s) {
 		p.parked = &s.Version
+		p.shorten(s)
 	}
 	return p.parked != nil
+}
+
+// maxTags bounds how many entity tags are kept of a client that is parked.
+const maxTags = 32
+
+// shorten keeps of a long list of entity tags the one that s has: the others are memory
+// for as long as the client is parked, and mean no more than that it gets what it has
+// once had, should the backend go back to that.
+func (p *Poll) shorten(s *state.Reading) {
+	if len(p.tags) <= maxTags {
+		return
+	}
+	for _, tag := range p.tags {
+		if s.Matches([]string{tag}) {
+			p.tags = []string{strings.Clone(tag)}
+			p.Request.Header["If-None-Match"] = p.tags
+			return
+		}
+	}
 }
 
 // awaitsFirst reports whether the client waits for the first change after its
@@ -93,11 +134,8 @@ func (p *Poll) awaitsFirst() bool { return p.rules.ParkUnnamed && !p.Named() }
 // Look judges a snapshot.
 func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
 	if s.Failed() {
-		if m.Parked() && p.rules.Release || !m.Parked() && m.Tried(s) {
-			return Verdict{Fault, s.Fault}
-		}
-		if !m.Parked() {
-			return Verdict{Kind: Ask} // nobody is parked on a state that can not be read any more
+		if v, ok := p.lookAtFault(m, s); ok {
+			return v
 		}
 	}
 	if !s.Known() {
@@ -117,6 +155,8 @@ func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
 	switch holds := p.Holds(st); {
 	case !holds && !recent:
 		return Verdict{Ask, st} // it may be older than what the client has
+	case !holds && p.Current(st):
+		return Verdict{Same, st}
 	case !holds:
 		return Verdict{Ready, st}
 	case m.Parked():
@@ -128,6 +168,68 @@ func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
 	}
 	return Verdict{Hold, st}
 }
+
+// lookAtFault judges a snapshot whose last check has failed (contract 7.7). It reports
+// false where what was known before is to be looked at.
+func (p *Poll) lookAtFault(m *Waiter, s *Snapshot) (v Verdict, ok bool) {
+	known := s.Known() && !s.State.Unshared && p.MayRead(s.State.State)
+	if s.Fault.Stale {
+		// What the backend says of a nonce is no news of the resource: who is parked
+		// comes back with another nonce, who has just asked is to see the challenge.
+		switch {
+		case m.Parked() && known:
+			return Verdict{Expire, s.State}, true
+		case m.Parked() || m.Tried(s):
+			return Verdict{Ready, p.fault(s).State}, true
+		}
+		return Verdict{Kind: Ask}, true
+	}
+	switch {
+	case m.Parked():
+		if p.rules.Release {
+			return p.fault(s), true
+		}
+		return Verdict{}, false
+	case m.Tried(s), p.freshFault(s):
+		return p.fault(s), true
+	case known && !p.rules.Release && p.Limit > 0 && p.waits() && p.Current(s.State):
+		return Verdict{Hold, s.State}, true // it has what was known last, and waits with the others
+	case m.Pause() > 0:
+		return p.fault(s), true
+	}
+	return Verdict{Kind: Ask}, true
+}
+
+// freshFault reports whether the fault of s is no older than what `freshness` allows.
+func (p *Poll) freshFault(s *Snapshot) bool {
+	return p.rules.Freshness > 0 && !s.Fault.Ended.Before(p.Arrived.Add(-p.rules.Freshness))
+}
+
+// fault has the poll told what the last check has failed with, or, where that is not
+// for everybody, its status.
+func (p *Poll) fault(s *Snapshot) Verdict {
+	f := s.Fault
+	if f.Owner != p.ID && !p.MayRead(f.State) {
+		status := f.Code()
+		bare := *f
+		bare.State = state.Failure(caddyhttp.Error(status, errNotForAll), status)
+		f = &bare
+	}
+	return Verdict{Fault, f}
+}
+
+// errNotForAll stands for an error that is somebody else's.
+var errNotForAll = errors.New("the backend's error is not for everybody who waits")
+
+// MaxRestless is after how many checks in a row that polls asked for, each of which
+// found another version, the next one that a poll asks for waits for its turn: what is
+// different each time (a nonce, the time in the body) would be asked for without end
+// (contract 3.9).
+const MaxRestless = 4
+
+// MaxBlind is after how many changes of the backend's ETag in a row, none of which
+// ignore_match has left anything of, an operator is asked whether it matches too much.
+const MaxBlind = 3
 
 // Recent reports whether the state of s is no older than the question, or than what
 // `freshness` allows (contract 7.3).
@@ -148,7 +250,7 @@ func (p *Poll) TimeUp(m *Waiter, s *Snapshot) Verdict {
 		}
 		return Verdict{Expire, s.State}
 	case s.Failed():
-		return Verdict{Fault, s.Fault}
+		return p.fault(s)
 	case p.Draining:
 		return Verdict{Kind: Pass} // what has changed is not known well enough to be told
 	case (!m.Parked() || v.Kind == Ask) && time.Since(p.Arrived) < p.rules.patience():
@@ -189,33 +291,4 @@ func (ru *Rules) patience() time.Duration { return max(ru.Hold, 2*ru.CheckTimeou
 // has said since: a little before its time is up.
 func (p *Poll) NeedBy() time.Time {
 	return p.Arrived.Add(p.Limit - min(p.Limit/4, p.rules.CheckTimeout))
-}
-
-// Condition is one `hold_while`.
-type Condition struct {
-	// Text with placeholders, such as `{lp.json.status}`.
-	Value string `json:"value,omitempty"`
-
-	// `is` (the value is one of the literals), `not` (it is none of them) or
-	// `empty` (it is missing, blank, null, [] or {}).
-	Op string `json:"op,omitempty"`
-
-	// What the value is compared with.
-	Literals []string `json:"literals,omitempty"`
-}
-
-// True reports whether the condition is true of value.
-func (c *Condition) True(value string) bool {
-	switch c.Op {
-	case "empty":
-		value = strings.TrimSpace(value)
-		if last := len(value) - 1; last > 0 && (value[0] == '[' && value[last] == ']' || value[0] == '{' && value[last] == '}') {
-			return strings.TrimSpace(value[1:last]) == ""
-		}
-		return value == "" || value == "null" || value == `""`
-	case "not":
-		return !slices.Contains(c.Literals, value)
-	default:
-		return slices.Contains(c.Literals, value)
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
@@ -57,7 +58,7 @@ func (s *scene) fails() {
 func (s *scene) parks() {
 	s.t.Helper()
 	s.p.ParkOn(s.r.Snapshot().State)
-	if err := s.m.Park(""); err != nil {
+	if err := s.m.Park("", false); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -253,7 +254,42 @@ func TestVerdict(t *testing.T) {
 		{"it had failed before", nil, func(s *scene) {
 			s.fails()
 			s.joins("/", named("1"))
+		}, Fault, Fault},
+		{"it had failed before, and the pause is over", nil, func(s *scene) {
+			s.fails()
+			time.Sleep(time.Second)
+			s.joins("/", named("1"))
 		}, Ask, Fault},
+		{"it had failed before, and its client has what was known", nil, func(s *scene) {
+			s.says(200, `"1"`, "")
+			s.fails()
+			s.joins("/", named("1"))
+		}, Hold, Fault},
+		{"it had failed before, and its client has something else than was known", nil, func(s *scene) {
+			s.says(200, `"1"`, "")
+			s.fails()
+			s.joins("/", named("2"))
+		}, Fault, Fault},
+		{"it had failed before, and its client has what was known, but does not wait", nil, func(s *scene) {
+			s.says(200, `"1"`, "")
+			s.fails()
+			s.joins("/", named("1"), "Wait: 0")
+		}, Fault, Fault},
+		{"it had failed before, and its client has what was known, but errors release", func(ru *Rules) { ru.Release = true }, func(s *scene) {
+			s.says(200, `"1"`, "")
+			s.fails()
+			s.joins("/", named("1"))
+		}, Fault, Fault},
+		{"it had failed before, and a wake-up came", nil, func(s *scene) {
+			s.fails()
+			s.r.Wake()
+			s.joins("/", named("1"))
+		}, Ask, Fault},
+		{"it had failed before, which is fresh", func(ru *Rules) { ru.Freshness = 10 * time.Second }, func(s *scene) {
+			s.fails()
+			time.Sleep(5 * time.Second)
+			s.joins("/", named("1"))
+		}, Fault, Fault},
 		{"it has tried", nil, func(s *scene) {
 			s.joins("/", named("1"))
 			s.fails()
@@ -308,17 +344,17 @@ func TestVerdict(t *testing.T) {
 		}, Ask, Hold},
 		{"it is another's", nil, func(s *scene) {
 			st := reading(s.rules, 200, `"1"`, "")
-			st.Variation = s.rules.Share.Variation(http.Header{"Vary": {"X-User"}})
-			st.Varied = st.Variation.Key(lot.Key{}, http.Header{"X-User": {"a"}}, 0)
+			st.Variation = s.rules.Share.Variation(http.Header{"Vary": {"Referer"}}, nil)
+			st.Varied = st.Variation.Key(lot.Key{}, share.Sharer{Header: http.Header{"Referer": {"a"}}, ID: 0})
 			s.check(st, false)
-			s.joins("/", named("1"), "X-User: b")
+			s.joins("/", named("1"), "Referer: b")
 		}, Moved, Moved},
 		{"it is its own", nil, func(s *scene) {
 			st := reading(s.rules, 200, `"1"`, "")
-			st.Variation = s.rules.Share.Variation(http.Header{"Vary": {"X-User"}})
-			st.Varied = st.Variation.Key(lot.Key{}, http.Header{"X-User": {"a"}}, 0)
+			st.Variation = s.rules.Share.Variation(http.Header{"Vary": {"Referer"}}, nil)
+			st.Varied = st.Variation.Key(lot.Key{}, share.Sharer{Header: http.Header{"Referer": {"a"}}, ID: 0})
 			s.check(st, false)
-			s.joins("/", named("1"), "X-User: a")
+			s.joins("/", named("1"), "Referer: a")
 		}, Hold, Hold},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -30,7 +30,7 @@ func told(tb testing.TB) (*poll.Poll, *state.Reading) {
 	r := httptest.NewRequest(http.MethodGet, "http://example.com/orders/42", nil)
 	r.Header.Set("If-None-Match", `"v7"`)
 	p := rules.New(caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nowhere{make(http.Header)}, new(caddyhttp.Server)))
-	if err := p.Ask(); err != nil {
+	if err := p.Ask(func() error { return nil }); err != nil {
 		tb.Fatal(err)
 	}
 	a := state.NewAnswer(http.StatusOK, http.Header{

@@ -3,7 +3,9 @@ package reply
 import (
 	"bytes"
 	"encoding/json"
+	"net/http"
 	"regexp"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 )
@@ -26,6 +28,25 @@ type part struct {
 // placeholderForm is what is a placeholder in a body; other braces, such as those
 // of JSON, are text.
 var placeholderForm = regexp.MustCompile(`\{[A-Za-z][^\s{}"',:]*\}`)
+
+// Placeholders are those in the text of a body.
+func Placeholders(text string) []string { return placeholderForm.FindAllString(text, -1) }
+
+// LooksIntoBody reports whether a `header` speaks of the body of an answer.
+func LooksIntoBody(header http.Header) bool {
+	for _, values := range header {
+		for _, v := range values {
+			for _, prefix := range []string{"{lp.", "{http.long_poll."} {
+				for _, name := range []string{"json.", "version}", "hash}", "body}"} {
+					if strings.Contains(v, prefix+name) {
+						return true
+					}
+				}
+			}
+		}
+	}
+	return false
+}
 
 // NewBody reads a Reply; nil gives nil.
 func NewBody(r *Reply) *Body {

@@ -87,7 +87,7 @@ func FuzzInjection(f *testing.F) {
 			repl := caddy.NewReplacer()
 			r := caddyhttp.PrepareRequest(httptest.NewRequest(http.MethodGet, "/?"+query.Encode(), nil), repl, w, nil)
 			s := &state.State{Source: &state.Answer{
-				Status: 200, Body: body, Plain: func() []byte { return body },
+				Status: 200, Body: body,
 				Header: http.Header{"X-Said": {said}, "Content-Type": {"text/html"}},
 			}}
 			s.Version = state.Version{Status: 200, Text: s.JSON("v")}

@@ -6,14 +6,18 @@ package reply
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
@@ -24,11 +28,18 @@ type Writer struct {
 	OnChange  *Body       // nil is the backend's answer
 	OnTimeout *Body       // nil is what suits the client
 	Probe     bool        // the version is read from a probe
+	Looks     bool        // Header speaks of the body of an answer
+	Rules     *poll.Rules
 }
 
 // Answer makes a response of a verdict.
 func (re *Writer) Answer(p *poll.Poll, w http.ResponseWriter, v poll.Verdict) error {
 	p.Told = v.State
+	if v.State != nil {
+		for _, cookie := range v.State.Renewed {
+			w.Header().Add("Set-Cookie", cookie)
+		}
+	}
 	switch v.Kind {
 	case poll.Ready:
 		p.Outcome = poll.Answered
@@ -38,6 +49,9 @@ func (re *Writer) Answer(p *poll.Poll, w http.ResponseWriter, v poll.Verdict) er
 		return re.news(p, w)
 	case poll.Same:
 		p.Outcome = poll.Answered
+		if !p.ParkedAt.IsZero() {
+			p.Outcome = poll.Changed // of what held it, not of what it has
+		}
 		return re.nothingNew(p, w)
 	case poll.Expire:
 		p.Outcome = poll.Expired
@@ -47,7 +61,7 @@ func (re *Writer) Answer(p *poll.Poll, w http.ResponseWriter, v poll.Verdict) er
 		return re.nothingNew(p, w)
 	case poll.Fault:
 		p.Outcome = poll.Failed
-		return re.copy(p, w)
+		return re.fault(p, w)
 	case poll.Refuse:
 		p.Outcome = poll.Refused
 		return re.refuse(p, w)
@@ -63,15 +77,53 @@ func (re *Writer) Answer(p *poll.Poll, w http.ResponseWriter, v poll.Verdict) er
 func (re *Writer) refuse(p *poll.Poll, w http.ResponseWriter) error {
 	// Not the same for all, or they all come back at once.
 	w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(30)))
+	httphdr.Revalidate(w.Header())
 	re.mark(p, w)
 	return caddyhttp.Error(http.StatusServiceUnavailable, p.Refusal)
+}
+
+// fault has the client told what the backend fails with, and when to come back.
+//
+//go:noinline
+func (re *Writer) fault(p *poll.Poll, w http.ResponseWriter) error {
+	s := p.Told
+	if s.Answer != nil {
+		fields(w, p, s)
+	} else {
+		httphdr.Revalidate(w.Header())
+	}
+	if state.Outage(s.Code()) {
+		w.Header()["Retry-After"] = []string{strconv.Itoa(retryAfter(time.Until(s.Due)))}
+	}
+	re.mark(p, w)
+	if s.Answer == nil {
+		return s.Err
+	}
+	return send(w, p.Request, s.Answer.Status, s.Answer.Body)
+}
+
+// retryAfter is when a client should come back whose backend is left alone for so long:
+// in so many seconds, and up to half of that more, at random, so that not all come back
+// at once.
+func retryAfter(left time.Duration) int {
+	seconds := int(math.Ceil(max(left, 0).Seconds()))
+	return max(seconds+rand.IntN(seconds/2+1), 1+rand.IntN(2))
 }
 
 //go:noinline
 func leave(p *poll.Poll) error { return caddyhttp.Error(499, p.Request.Context().Err()) }
 
-// Reject answers a request that could not be read.
+// Reject answers a request that could not be read, or was not for want of a place.
 func (re *Writer) Reject(p *poll.Poll, w http.ResponseWriter, err error) error {
+	if errors.Is(err, lot.ErrParked) || errors.Is(err, lot.ErrClient) {
+		p.Outcome, p.Refusal = poll.Refused, err
+		if p.Request.ProtoMajor == 1 {
+			// The rest of the body is not read, for it may never come.
+			_ = http.NewResponseController(w).EnableFullDuplex()
+			w.Header().Set("Connection", "close")
+		}
+		return re.refuse(p, w)
+	}
 	p.Outcome = poll.Answered
 	re.mark(p, w)
 	var bad poll.BadWait
@@ -85,25 +137,36 @@ func (re *Writer) Reject(p *poll.Poll, w http.ResponseWriter, err error) error {
 }
 
 // mark sets the fields that are on every answer that is made here.
-func (re *Writer) mark(p *poll.Poll, w http.ResponseWriter) {
-	header := w.Header()
+func (re *Writer) mark(p *poll.Poll, w http.ResponseWriter) { re.markIn(p, w.Header(), false) }
+
+// markIn sets them in a header. blind says that nothing is known of the answer's body:
+// a `header` that would be empty because of that is left out.
+func (re *Writer) markIn(p *poll.Poll, header http.Header, blind bool) {
+	markOutcome(p, header)
+	if len(re.Header) > 0 {
+		re.configured(p, header, blind)
+	}
+}
+
+// markOutcome sets the fields that say what has become of the poll.
+func markOutcome(p *poll.Poll, header http.Header) {
 	text := append(make([]byte, 0, 40), p.Outcome...)
 	text = append(text, ";held="...)
 	header["Long-Poll"] = []string{string(poll.AppendSeconds(text, p.Held.Seconds()))}
 	if p.Applied != "" {
-		header.Set("Preference-Applied", p.Applied)
-	}
-	if len(re.Header) > 0 {
-		re.configured(p, header)
+		// The backend may have applied what else the client prefers.
+		header["Preference-Applied"] = []string{strings.Join(append(slices.Clone(header["Preference-Applied"]), p.Applied), ", ")}
 	}
 }
 
 // configured sets the fields that the configuration gives.
-func (re *Writer) configured(p *poll.Poll, header http.Header) {
+func (re *Writer) configured(p *poll.Poll, header http.Header, blind bool) {
 	for name, values := range re.Header {
 		header.Del(name)
 		for _, v := range values {
-			header.Add(name, httphdr.FieldValue(p.Replacer().ReplaceAll(v, "")))
+			if text := httphdr.FieldValue(p.Replacer().ReplaceAll(v, "")); text != "" || !blind {
+				header.Add(name, text)
+			}
 		}
 	}
 }
@@ -142,21 +205,27 @@ func (re *Writer) nothingNew(p *poll.Poll, w http.ResponseWriter) error {
 func (re *Writer) copy(p *poll.Poll, w http.ResponseWriter) error {
 	s := p.Told
 	if s.Answer == nil {
+		httphdr.Revalidate(w.Header())
 		re.mark(p, w)
 		return s.Err
 	}
-	fields(p, w, s)
+	fields(w, p, s)
 	re.mark(p, w)
-	w.WriteHeader(s.Answer.Status)
-	if p.Request.Method != http.MethodHead && httphdr.HasBody(s.Answer.Status) {
-		w.Write(s.Answer.Body)
+	return send(w, p.Request, s.Answer.Status, s.Answer.Body)
+}
+
+// send sends an answer whose header is set.
+func send(w http.ResponseWriter, r *http.Request, status int, body []byte) error {
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead && httphdr.HasBody(status) {
+		w.Write(body) // a client that has gone is no error of ours
 	}
 	return nil
 }
 
 // fields copies the end-to-end fields of the backend's answer. Each client has its
 // own copy: handlers around us change values in place.
-func fields(p *poll.Poll, w http.ResponseWriter, s *state.Reading) {
+func fields(w http.ResponseWriter, p *poll.Poll, s *state.Reading) {
 	header := w.Header()
 	for _, name := range s.Answer.Absent {
 		delete(header, name)
@@ -174,24 +243,24 @@ func fields(p *poll.Poll, w http.ResponseWriter, s *state.Reading) {
 		own = append(own, f.Values...)
 		header[f.Name] = own[n:len(own):len(own)]
 	}
-	if s.Owner == p.ID {
-		for _, cookie := range s.Answer.Cookies {
-			header.Add("Set-Cookie", cookie)
-		}
-	}
 	if len(s.Answer.Header["Cache-Control"]) == 0 {
 		httphdr.Revalidate(header) // what handlers on the way to us have set
 	}
 }
 
-// notModified sends a 304 with the fields that a cache needs (RFC 9110, section
-// 15.4.5).
+// notModified sends a 304 with the fields of the answer that it stands for, but those
+// that describe a body (RFC 9110, section 15.4.5): a browser of another origin needs
+// Access-Control-Allow-Origin on it, other clients their own.
 func (re *Writer) notModified(p *poll.Poll, w http.ResponseWriter) error {
 	header := w.Header()
-	if a := p.Told.Answer; a != nil {
-		for _, name := range []string{"Cache-Control", "Content-Location", "Expires", "Last-Modified", "Vary"} {
-			if values, ok := a.Header[name]; ok {
-				header[name] = slices.Clone(values)
+	if s := p.Told; s.Answer != nil {
+		for _, name := range s.Answer.Absent {
+			delete(header, name)
+		}
+		all, _ := s.Fields()
+		for _, f := range all {
+			if !httphdr.OfRepresentation(f.Name) {
+				header[f.Name] = slices.Clone(f.Values)
 			}
 		}
 	}
@@ -210,18 +279,22 @@ func (re *Writer) body(p *poll.Poll, w http.ResponseWriter, b *Body) error {
 		return re.notModified(p, w)
 	}
 	header := w.Header()
+	if s := p.Told; s.Answer != nil && !re.unread(s) {
+		// Who may read the answer may read what is told in its place.
+		for name, values := range s.Answer.Header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				header[name] = slices.Clone(values)
+			}
+		}
+	}
 	text, kind := b.render(p.Replacer())
 	if kind != "" {
 		header.Set("Content-Type", kind)
 	}
-	header.Set("Cache-Control", "no-cache")
+	httphdr.Revalidate(header) // what handlers on the way to us have set
 	if httphdr.HasBody(b.status) {
 		header.Set("Content-Length", strconv.Itoa(len(text)))
 	}
 	re.mark(p, w)
-	w.WriteHeader(b.status)
-	if p.Request.Method != http.MethodHead && httphdr.HasBody(b.status) {
-		w.Write(text)
-	}
-	return nil
+	return send(w, p.Request, b.status, text)
 }

@@ -8,64 +8,50 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
-	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
 
-// Rules is the part of the configuration by which polls would be judged.
-type Rules struct {
-	Polls     *poll.Rules
-	Share     *share.Rules
-	State     *state.Rules
-	Version   bool      // it is configured
-	Since     bool      // clients name a version by it
-	HoldWhile bool      // answers may hold clients
-	Probe     bool      // the version is read from a probe
-	Slots     tap.Slots // bound how many bodies are copied at once, as if they were checks
-	MaxBody   int64
-	Interval  time.Duration
-	Resources int // how many are remembered
-}
-
 // Shadow looks on for one handler.
 type Shadow struct {
-	Rules
+	rules *poll.Rules
+	probe bool      // the version is read from a probe
+	slots tap.Slots // bound how many bodies are copied at once, as if they were checks
 	tally tally
 }
 
-// New makes a Shadow that has seen nothing yet.
-func New(rules Rules) *Shadow { return &Shadow{Rules: rules, tally: tally{max: rules.Resources}} }
+// New makes a Shadow that has seen nothing yet, and remembers so many resources.
+func New(rules *poll.Rules, probe bool, slots tap.Slots, resources int) *Shadow {
+	return &Shadow{rules: rules, probe: probe, slots: slots, tally: tally{max: resources}}
+}
 
 // Observe passes the request on and the answer back. Both are looked at in passing.
 func (sh *Shadow) Observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !sh.Polls.Parkable(r) {
+	if !sh.rules.Parkable(r) {
 		return next.ServeHTTP(w, r)
 	}
-	p := sh.Polls.New(r)
-	p.Begin()
+	p := sh.rules.New(r)
 	// Handlers behind us may change the request, and its body is known only when
 	// they have read it.
 	p.Request = r.Clone(r.Context())
 	var heard *overheard
 	if r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0 {
-		heard = &overheard{ReadCloser: r.Body, left: sh.MaxBody}
+		heard = &overheard{ReadCloser: r.Body, left: sh.rules.MaxBody}
 		r.Body = heard
 	} else {
 		p.Overhear()
 	}
 	var slot *tap.Slot
 	defer func() { slot.Release() }()
-	seen := tap.NewOnlooker(w, sh.MaxBody, r.Method == http.MethodHead,
+	seen := tap.NewOnlooker(w, sh.rules.MaxBody, r.Method == http.MethodHead,
 		func(status int, header http.Header) bool { return sh.needsBody(p, status, header) },
 		func() bool {
-			slot = sh.Slots.Try()
+			slot = sh.slots.Try()
 			return slot != nil
 		})
 	if err := next.ServeHTTP(seen, r); err != nil {
@@ -88,17 +74,20 @@ func (sh *Shadow) Observe(w http.ResponseWriter, r *http.Request, next caddyhttp
 // version is the client or the configuration.
 func (sh *Shadow) needsBody(p *poll.Poll, status int, header http.Header) bool {
 	head := p.Request.Header
-	named := sh.Since || len(head["If-None-Match"]) > 0 || len(head["If-Modified-Since"]) > 0
-	return status != http.StatusNotModified && !sh.Probe &&
-		(sh.HoldWhile || sh.Version || named && (len(sh.State.Ignore) > 0 || header.Get("Etag") == ""))
+	named := sh.rules.Since != "" || len(head["If-None-Match"]) > 0 || len(head["If-Modified-Since"]) > 0
+	return status != http.StatusNotModified && !sh.probe &&
+		(len(sh.rules.HoldWhile) > 0 || sh.rules.Version != "" || named && (sh.rules.State.Hashes() || header.Get("Etag") == ""))
 }
 
 // judge counts what would have become of p, whose client got what was seen.
 func (sh *Shadow) judge(p *poll.Poll, seen *tap.Onlooker) {
+	if !p.Shared() {
+		return // no poll: nothing would be saved
+	}
 	said := seen.Said()
 	notModified := seen.Status() == http.StatusNotModified && p.Conditional()
 	switch {
-	case said == nil, sh.Probe && !notModified:
+	case said == nil, sh.probe && !notModified:
 		// It is larger than max_body, a stream, or not what the version is read from.
 		ops.Shadow.Unseen.Add(1)
 		return
@@ -106,23 +95,23 @@ func (sh *Shadow) judge(p *poll.Poll, seen *tap.Onlooker) {
 		ops.Shadow.Polls.Add(1)
 		return
 	}
-	p.Variation = sh.Share.Variation(said.Header)
+	p.Find(sh.rules.Share.Variation(said.Header, nil))
 	ops.Shadow.Polls.Add(1)
 	ops.Shadow.Parked.Add(1)
-	ops.Shadow.Checks.Add(sh.tally.checks(p.Key(), p.Arrived, p.Limit, sh.Interval))
+	ops.Shadow.Checks.Add(sh.tally.checks(p.Key(), p.Arrived, p.Limit, sh.rules.Interval))
 }
 
 // wouldHold reports whether p would be parked if that were what its backend says.
 func (sh *Shadow) wouldHold(p *poll.Poll, said *tap.Said) bool {
-	a := state.Overheard(said.Status, said.Header, said.Body, sh.MaxBody)
+	a := state.Overheard(said.Status, said.Header, said.Body, sh.rules.MaxBody)
 	s := &state.Reading{State: &state.State{Answer: a, Source: a}}
 	s.Version.Status = a.Status
 	var text string
-	if sh.Version {
+	if sh.rules.Version != "" {
 		text = p.Configured(s)
 	}
-	v := sh.State.Version(a, text)
-	return p.Holds(&state.Reading{State: &state.State{Answer: a, Source: a, Version: v, ETag: sh.State.ETag(a, v)}})
+	v := sh.rules.State.Version(a, text)
+	return p.Holds(&state.Reading{State: &state.State{Answer: a, Source: a, Version: v, ETag: sh.rules.State.ETag(a, v)}})
 }
 
 // overheard is a request's body that is copied while others read it.

@@ -21,6 +21,6 @@ func BenchmarkKey(b *testing.B) {
 	name := lot.Name{Method: r.Method, Host: r.Host, Path: r.URL.Path}
 	b.ReportAllocs()
 	for b.Loop() {
-		ru.Key(r, name, Asker{})
+		ru.Key(r, name, &Asker{})
 	}
 }

@@ -1,13 +1,19 @@
-// Package share says who may be told the same: it makes the keys of resources, and
-// knows what the answers to them depend on. A cache would call it the cache key. It
-// touches requests and header fields, never a client or a backend, and no Caddy.
+// Package share says who may be told the same: it makes the keys of resources, says
+// what a check carries, and knows what the answers depend on. A cache would call it
+// the cache key. It touches requests and header fields, never a client or a backend,
+// and no Caddy.
+//
+// What is compared and what is carried is one list, [Rules.Carried], which keys are
+// made of: what is not compared is not carried, so that nothing that one client sends
+// can steer what another one gets (contract 7.4).
 package share
 
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
+	"net"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -17,31 +23,24 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 )
 
-// Rules is the part of the configuration that decides who shares (contract 7.4).
-type Rules struct {
-	Public     bool     // credentials tell nothing apart
-	Vary       []string // request fields that tell resources apart in addition
-	StripQuery []string // query parameters that do not
-	Values     []string // texts with placeholders that do
-	Memory     Memory   // what the backend's answers turned out to depend on
-}
-
-// Asker is what a key needs to know of a request beyond what stands in it.
+// Asker is what has to be known of a request beyond what stands in it: what has become
+// of it on the way to us.
 type Asker struct {
-	Body  []byte
-	User  string              // who was authenticated on the way to us
-	Value func(string) string // replaces placeholders
+	ID       uint64 // tells it from all others
+	Body     []byte
+	User     string // who was authenticated
+	ClientIP string // as the server knows it, behind trusted proxies too
+	Trusted  bool   // its peer is a trusted proxy
+	Method   string // as it was before rewrites; empty if it is what it was
+	URL      *url.URL
+	Port     string              // that it has come to
+	Vars     map[string]any      // that handlers have set
+	Groups   map[string]struct{} // of routes that have matched
+	Value    func(string) string // replaces placeholders
 }
-
-// alwaysCompared are the request fields that tell resources apart whatever the
-// backend says of them.
-var alwaysCompared = []string{"Accept", "Accept-Encoding", "Accept-Language", "Content-Type", "Content-Encoding"}
-
-// credentials are the fields that say on whose behalf a client asks.
-var credentials = []string{"Authorization", "Cookie", "Proxy-Authorization"}
 
 // Key is the part of the key that is known before the backend has said anything.
-func (ru *Rules) Key(r *http.Request, name lot.Name, a Asker) lot.Key {
+func (ru *Rules) Key(r *http.Request, name lot.Name, a *Asker) lot.Key {
 	buf := digested.Get().(*[]byte)
 	defer digested.Put(buf)
 	text := (*buf)[:0]
@@ -49,22 +48,32 @@ func (ru *Rules) Key(r *http.Request, name lot.Name, a Asker) lot.Key {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	text = addPart(text, scheme)
-	text = addPart(text, name.Method)
-	text = addPart(text, name.Host)
-	text = addPart(text, r.URL.EscapedPath())
-	text = addPart(text, StripQuery(r.URL.RawQuery, ru.StripQuery))
-	text = addFields(text, r.Header, alwaysCompared)
-	text = addFields(text, r.Header, ru.Vary)
+	for _, part := range []string{scheme, name.Method, name.Host, a.Port} {
+		text = addPart(text, part)
+	}
+	text = ru.addURL(text, r.URL)
+	if a.URL != nil && (a.Method != r.Method || !ru.sameURL(a.URL, r.URL)) {
+		text = ru.addURL(addPart(append(text, 3), a.Method), a.URL)
+	}
+	ru.each(r, nil, func(name string, values []string) { text = addField(text, name, values) })
+	text = append(text, 0) // the fields end
+	host, network := ru.from(r, nil)
+	text = append(addPart(text, host), bit(network))
+	text = addPart(text, ru.ClientIP(r, a, nil))
+	text = append(text, bit(a.Trusted))
 	if !ru.Public {
-		text = addFields(text, r.Header, credentials)
-		text = addFields(text, r.Header, likeCredentials(r.Header))
-		// The same, from handlers and handshakes on the way to us.
 		text = addPart(text, a.User)
-		if r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-			text = addPart(text, string(r.TLS.PeerCertificates[0].Raw))
+		if r.TLS != nil {
+			for _, cert := range r.TLS.PeerCertificates {
+				text = addPart(append(text, 1), string(cert.Raw))
+			}
 		}
 	}
+	if r.TLS != nil {
+		text = addPart(text, r.TLS.ServerName)
+	}
+	text = addVars(text, a)
+	text = addGroups(text, a.Groups)
 	for _, value := range ru.Values {
 		text = addPart(text, a.Value(value))
 	}
@@ -79,34 +88,227 @@ func (ru *Rules) Key(r *http.Request, name lot.Name, a Asker) lot.Key {
 // digested has buffers for what a key is made of.
 var digested = sync.Pool{New: func() any { return new([]byte) }}
 
-// likeCredentials are the fields whose names say that they are credentials too
-// (X-Api-Key, X-Vault-Token, X-Session-Id): to take one for a credential that is none
-// costs a few checks, the reverse shows answers to strangers.
-func likeCredentials(header http.Header) (names []string) {
-	for name := range header {
-		if httphdr.LikeCredentials(name) {
+// Carried is the header of a check for those who share with r: what is compared, in
+// the form in which it is. v is what their answers turned out to depend on beyond
+// that.
+func (ru *Rules) Carried(r *http.Request, a *Asker, v *Variation) http.Header {
+	header := make(http.Header, len(r.Header)+2)
+	ru.each(r, v, func(name string, values []string) { header[name] = slices.Clone(values) })
+	if !ru.compares(r, v, "User-Agent") {
+		header["User-Agent"] = []string{ru.UserAgent}
+	}
+	if a.Trusted && a.ClientIP != "" && ru.compares(r, v, addressField) && !ru.compares(r, v, "X-Forwarded-For") {
+		// The backend is told by the peer, which is trusted, who the client is.
+		header["X-Forwarded-For"] = []string{a.ClientIP}
+	}
+	return header
+}
+
+// each calls f for each field that is compared and carried, in a fixed order, with its
+// values in the form in which they are.
+func (ru *Rules) each(r *http.Request, v *Variation, f func(name string, values []string)) {
+	var space [32]string
+	names := append(space[:0], "Accept", "Accept-Encoding") // there whether they are or not
+	for name := range r.Header {
+		if name != "Accept" && name != "Accept-Encoding" {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return names
+	listed := httphdr.Connections(r.Header)
+	for _, name := range names {
+		if !ru.compares(r, v, name) {
+			continue
+		}
+		values := r.Header[name]
+		if slices.Contains(listed, name) {
+			values = nil // it was for us
+		}
+		switch name {
+		case "Accept":
+			if len(values) == 0 {
+				values = anything
+			}
+		case "Accept-Encoding":
+			if !ru.With[name] && len(values) > 0 {
+				values = codings[httphdr.Coding(r.Header)]
+			} else if !ru.With[name] {
+				values = codings["identity"]
+			}
+		case "Prefer":
+			if values = httphdr.WithoutWait(values); len(values) == 0 {
+				continue
+			}
+		}
+		if len(values) > 0 {
+			f(name, values)
+		}
+	}
+}
+
+var (
+	anything = []string{"*/*"}
+	codings  = map[string][]string{"gzip": {"gzip"}, "identity": {"identity"}}
+)
+
+// addressField stands for the client's address among the names of fields; no field can
+// have that name in a request.
+const addressField = "client_ip"
+
+// compares reports whether a field of r is compared and carried.
+func (ru *Rules) compares(r *http.Request, v *Variation, name string) bool {
+	personal := httphdr.Personal(name) // as all are that are only between a client and us
+	switch {
+	case ru.Without[name], personal && between[name]:
+		return false
+	case ru.With[name], v.on(name):
+		return true
+	case name == addressField, name == "User-Agent":
+		switch {
+		case v != nil && v.all: // nobody shares
+			return true
+		case ru.Address == Always && name == addressField:
+			return true
+		}
+		return ru.Address != Never && !ru.Public && len(r.Header["Cookie"]) > 0 && !ru.Without["Cookie"] && !forUs(r.Header, "Cookie")
+	case ru.Public && httphdr.LikeCredentials(name):
+		return false
+	}
+	return !personal
+}
+
+// forUs reports whether Connection lists a field: it goes no further then.
+func forUs(header http.Header, name string) bool {
+	return slices.Contains(httphdr.Connections(header), name)
+}
+
+// between is what is only between a client and us, whatever `vary` says: fields for one
+// hop, and preconditions, of which a check has its own.
+var between = func() map[string]bool {
+	m := map[string]bool{"If-None-Match": true, "If-Modified-Since": true, "If-Range": true, "Range": true, "Wait": true, "Expect": true}
+	for _, name := range httphdr.HopByHop() {
+		m[name] = true
+	}
+	return m
+}()
+
+// RemoteAddr is where a check for those who share with r comes from. An address that
+// is none of a network (of a Unix socket) tells nobody apart.
+func (ru *Rules) RemoteAddr(r *http.Request, v *Variation) string {
+	host, network := ru.from(r, v)
+	if !network {
+		return host
+	}
+	return net.JoinHostPort(host, "0")
+}
+
+// from is the host of RemoteAddr, or all of it where that is no address of a network.
+func (ru *Rules) from(r *http.Request, v *Variation) (host string, network bool) {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	switch {
+	case err != nil:
+		return r.RemoteAddr, false
+	case ru.compares(r, v, addressField):
+		return host, true
+	}
+	return Nobody, true
+}
+
+// ClientIP is what the server's variable of that name is in a check for those who
+// share with r.
+func (ru *Rules) ClientIP(r *http.Request, a *Asker, v *Variation) string {
+	if ru.compares(r, v, addressField) || a.ClientIP == "" {
+		return a.ClientIP
+	}
+	return Nobody
+}
+
+// Credentials reports whether r says on whose behalf it asks.
+func (ru *Rules) Credentials(r *http.Request, a *Asker) bool {
+	if ru.Public {
+		return false
+	}
+	if a.User != "" || r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return true
+	}
+	for name := range r.Header {
+		if httphdr.LikeCredentials(name) && !ru.Without[name] && !between[name] && !httphdr.Personal(name) && !forUs(r.Header, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// CarriesVar reports whether a variable is compared and carried: all are that a
+// handler has set on the way, but for those that name the client, which are carried as
+// [Rules.ClientIP] says, and one exchange.
+func CarriesVar(name string) bool {
+	switch name {
+	case "client_ip", "trusted_proxy", "start_time", "uuid", "trace_id", "span_id", "unhandled", "long_poll.seen":
+		return false
+	}
+	return true
+}
+
+// addVars adds the variables. What is of a kind that can not be compared is equal to
+// nothing.
+func addVars(text []byte, a *Asker) []byte {
+	var space [8]string
+	names := space[:0]
+	for name := range a.Vars {
+		if CarriesVar(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		text = addPart(text, name)
+		switch value := a.Vars[name].(type) {
+		case string:
+			text = addPart(append(text, 's'), value)
+		case nil, bool, int, int32, int64, uint, uint32, uint64, float32, float64, []string:
+			text = addPart(append(text, 'v'), fmt.Sprintf("%T %q", value, fmt.Sprint(value)))
+		default:
+			text = binary.BigEndian.AppendUint64(append(text, '?'), a.ID)
+		}
+	}
+	return append(text, 0)
+}
+
+func addGroups(text []byte, groups map[string]struct{}) []byte {
+	if len(groups) == 0 {
+		return append(text, 0)
+	}
+	names := make([]string, 0, len(groups))
+	for name := range groups {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		text = addPart(text, name)
+	}
+	return append(text, 1)
+}
+
+func bit(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // addPart adds a part, and where it ends.
 func addPart(text []byte, part string) []byte {
-	text = binary.BigEndian.AppendUint64(text, uint64(len(part)))
+	text = binary.BigEndian.AppendUint32(text, uint32(len(part)))
 	return append(text, part...)
 }
 
-// addFields adds the values of header fields, and which of them are missing.
-func addFields(text []byte, header http.Header, names []string) []byte {
-	for _, name := range names {
-		text = addPart(text, name)
-		values := header[textproto.CanonicalMIMEHeaderKey(name)]
-		text = append(text, byte(min(len(values), 255)))
-		for _, v := range values {
-			text = addPart(text, v)
-		}
+// addField adds a header field, and how many lines it has.
+func addField(text []byte, name string, values []string) []byte {
+	text = addPart(append(text, 1), name)
+	text = binary.BigEndian.AppendUint32(text, uint32(len(values)))
+	for _, v := range values {
+		text = addPart(text, v)
 	}
 	return text
 }
@@ -129,14 +331,29 @@ func StripQuery(query string, names []string) string {
 	return strings.Join(kept, "&")
 }
 
-// ClientsOwn are the fields of a poll that are between its client and us:
-// preconditions, preferences, and what is only for one hop (RFC 9110, section 7.6.1).
-var ClientsOwn = append([]string{"If-None-Match", "If-Modified-Since", "If-Range", "Range", "Prefer", "Wait", "Expect"}, httphdr.HopByHop()...)
-
-// DropClientsOwn takes them out.
-func DropClientsOwn(header http.Header) {
-	httphdr.DropHop(header)
-	for _, name := range ClientsOwn {
-		delete(header, name)
+// URL is what a check carries of u: what is compared.
+func (ru *Rules) URL(u *url.URL) *url.URL {
+	c := &url.URL{
+		Scheme: u.Scheme, Host: strings.ToLower(u.Host), Opaque: u.Opaque,
+		Path: u.Path, RawQuery: StripQuery(u.RawQuery, ru.StripQuery),
 	}
+	if escaped := u.EscapedPath(); escaped != c.EscapedPath() {
+		c.RawPath = escaped
+	}
+	return c
+}
+
+// addURL adds what is compared of a URL. Most are a path and a query.
+func (ru *Rules) addURL(text []byte, u *url.URL) []byte {
+	text = addPart(addPart(text, u.EscapedPath()), StripQuery(u.RawQuery, ru.StripQuery))
+	if u.Scheme != "" || u.Host != "" || u.Opaque != "" {
+		text = addPart(addPart(addPart(append(text, 2), u.Scheme), strings.ToLower(u.Host)), u.Opaque)
+	}
+	return text
+}
+
+// sameURL reports whether a check carries the same of both.
+func (ru *Rules) sameURL(a, b *url.URL) bool {
+	return a.Path == b.Path && a.RawPath == b.RawPath && a.Scheme == b.Scheme && a.Host == b.Host && a.Opaque == b.Opaque &&
+		(a.RawQuery == b.RawQuery || StripQuery(a.RawQuery, ru.StripQuery) == StripQuery(b.RawQuery, ru.StripQuery))
 }

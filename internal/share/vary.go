@@ -8,75 +8,103 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 )
 
 // Variation is what the answers to some requests depend on, beyond what is always
-// compared. It is immutable; nil is nothing.
+// compared: it is compared and carried too. It is immutable; nil is nothing.
 type Variation struct {
-	fields []string // canonical and sorted
-	all    bool     // on everything: Vary: *
+	fields  []string // of the request, canonical and sorted
+	wanted  []string // placeholders that were asked for, sorted
+	private bool     // nobody shares who has no credentials
+	all     bool     // nobody shares: Vary: *
 }
 
-// ByWhoAsks reports whether answers differ by credentials.
-func (v *Variation) ByWhoAsks() bool {
-	return v != nil && (v.all || slices.Contains(v.fields, "Authorization") || slices.Contains(v.fields, "Cookie"))
+// Sharer is one of those who may share, or the check that they may share.
+type Sharer struct {
+	Header      http.Header
+	ID          uint64 // tells it from all others
+	Alone       bool   // it shares with nobody, or is made for such a one
+	Credentials bool
+	Value       func(placeholder string) (value string, known bool)
 }
+
+// on reports whether a field is among them.
+func (v *Variation) on(field string) bool { return v != nil && slices.Contains(v.fields, field) }
+
+// Wants reports whether placeholders are among them, to look up which takes a deep
+// stack.
+func (v *Variation) Wants() bool { return v != nil && len(v.wanted) > 0 }
+
+// Set is what of v was set on the way to us: of that the configuration decides, and not
+// what a backend says in an outage.
+func (v *Variation) Set() *Variation {
+	if !v.Wants() {
+		return nil
+	}
+	return &Variation{wanted: v.wanted}
+}
+
+// Alone reports whether nobody shares.
+func (v *Variation) Alone() bool { return v != nil && v.all }
 
 // Equal reports whether both depend on the same.
 func (v *Variation) Equal(o *Variation) bool {
 	if v == nil || o == nil {
 		return v == o
 	}
-	return v.all == o.all && slices.Equal(v.fields, o.fields)
+	return v == o || v.all == o.all && v.private == o.private && slices.Equal(v.fields, o.fields) && slices.Equal(v.wanted, o.wanted)
 }
 
 // Key is the key of a resource whose answers depend on v, too: base is what is known
-// without it, id tells the request from all others. A nil Variation adds nothing.
-func (v *Variation) Key(base lot.Key, header http.Header, id uint64) lot.Key {
+// without it. A nil Variation adds nothing.
+func (v *Variation) Key(base lot.Key, s Sharer) lot.Key {
 	if v == nil {
 		return base
 	}
 	buf := digested.Get().(*[]byte)
 	defer digested.Put(buf)
 	text := append((*buf)[:0], base[:]...)
-	if v.all {
-		text = binary.BigEndian.AppendUint64(text, id)
+	if v.all || v.private && !s.Credentials {
+		text = append(binary.BigEndian.AppendUint64(text, s.ID), bit(v.all && s.Alone))
 	}
 	for _, name := range v.fields {
-		text = addPart(text, name)
+		values := s.Header[name]
+		if forUs(s.Header, name) {
+			values = nil
+		}
+		text = addField(text, name, values)
 	}
-	text = addFields(text, header, v.fields)
+	text = append(text, 0)
+	for _, name := range v.wanted {
+		value, known := s.Value(name)
+		text = append(addPart(addPart(text, name), value), bit(known))
+	}
 	*buf = text
 	return sha256.Sum256(text)
 }
 
-// Variation reads Vary and Cache-Control of an answer.
-func (ru *Rules) Variation(header http.Header) *Variation {
-	var v Variation
+// Variation reads Vary and Cache-Control of an answer; wanted are the placeholders
+// that were asked for to make it.
+func (ru *Rules) Variation(header http.Header, wanted []string) *Variation {
+	v := Variation{wanted: wanted}
 	for _, field := range header["Vary"] {
 		for name := range strings.SplitSeq(field, ",") {
-			name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
-			switch {
-			case name == "*":
-				v.all = true
-			case name == "", slices.Contains(alwaysCompared, name), slices.Contains(ClientsOwn, name):
-			case !ru.Public && slices.Contains(credentials, name):
-			case slices.ContainsFunc(ru.Vary, func(s string) bool { return textproto.CanonicalMIMEHeaderKey(s) == name }):
-			default:
-				v.fields = append(v.fields, name)
+			v.vary(ru, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)))
+		}
+	}
+	if (len(header["Cache-Control"]) > 0) && httphdr.ReadCacheControl(header).Has("private") {
+		v.private = true
+		if ru.Public {
+			for _, name := range []string{"Authorization", "Cookie"} {
+				v.vary(ru, name)
 			}
 		}
 	}
-	if ru.Public && httphdr.ReadCacheControl(header).Has("private") {
-		v.fields = append(v.fields, "Authorization", "Cookie")
-	}
-	if v.all {
-		v.fields = nil
-	}
-	if !v.all && len(v.fields) == 0 {
+	if len(v.fields) == 0 && len(v.wanted) == 0 && !v.private && !v.all {
 		return nil
 	}
 	slices.Sort(v.fields)
@@ -84,44 +112,108 @@ func (ru *Rules) Variation(header http.Header) *Variation {
 	return &v
 }
 
+// vary adds what one name in a Vary says.
+func (v *Variation) vary(ru *Rules, name string) {
+	switch {
+	case name == "X-Forwarded-For" && ru.Address != Always && !ru.Without[name]:
+		v.all = true // Caddy makes it of the address, whatever the client says in it
+	case name == "" || ru.With[name] || ru.Without[name]:
+	case name == "*":
+		v.all = true
+	case ru.Public && httphdr.LikeCredentials(name):
+		v.fields = append(v.fields, name)
+	case name == "Accept-Encoding" || name == "Prefer" || !httphdr.Personal(name):
+		// compared anyway, if by their meaning
+	case between[name]:
+	case slices.Contains(carriedNowhere, name):
+		v.all = true
+	default:
+		v.fields = append(v.fields, name)
+	}
+}
+
+// carriedNowhere are fields that the backend gets from us and not from the client: an
+// answer that depends on them depends on what no two clients are known to share.
+var carriedNowhere = []string{"X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"}
+
 // Memory remembers what the answers to which requests depend on, so that a request
 // finds the right resource at once. What is forgotten is learnt again: a reader makes
 // sure in any case.
 type Memory struct {
-	Max int // names that are remembered
+	size atomic.Int32 // of m, so that polls need no lock where nothing was learnt
 
 	mu sync.Mutex // protects m
-	m  map[lot.Name]*Variation
+	m  map[lot.Name]*learnt
+}
+
+// learnt is what is known of the answers to some requests, for as long as resources
+// are known that it was learnt from.
+type learnt struct {
+	*Variation
+	from int
 }
 
 // Of is what is known of the answers to such requests; nil if nothing is.
-func (vs *Memory) Of(name lot.Name) *Variation {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	return vs.m[name]
+func (m *Memory) Of(name lot.Name) *Variation {
+	if m.size.Load() == 0 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.m[name]; l != nil {
+		return l.Variation
+	}
+	return nil
 }
 
-// Learn adds v to what is known of the answers to such requests. It only ever
-// grows: answers to other queries of the path may depend on less, which costs a
-// check more and shows nothing to anybody.
-func (vs *Memory) Learn(name lot.Name, v *Variation) *Variation {
-	vs.mu.Lock()
-	defer vs.mu.Unlock()
-	known := vs.m[name]
-	if known != nil {
-		fields := slices.Concat(known.fields, v.fields)
-		slices.Sort(fields)
-		v = &Variation{fields: slices.Compact(fields), all: known.all || v.all}
+// Learn adds v to what is known of the answers to such requests, from a resource that
+// it was not learnt from before if first. It only ever grows: answers to other queries
+// of the path may depend on less, which costs a check more and shows nothing to
+// anybody.
+func (m *Memory) Learn(name lot.Name, v *Variation, first bool) *Variation {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.m[name]
+	if l == nil {
+		if m.m == nil {
+			m.m = make(map[lot.Name]*learnt)
+		}
+		l = &learnt{Variation: v}
+		m.m[name] = l
+		m.size.Add(1)
 	}
-	if v.Equal(known) {
-		return known
+	if first {
+		l.from++
 	}
-	if len(vs.m) >= vs.Max {
-		clear(vs.m)
+	l.Variation = l.Variation.and(v)
+	return l.Variation
+}
+
+// Forget undoes a first Learn.
+func (m *Memory) Forget(name lot.Name) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l := m.m[name]; l != nil {
+		if l.from--; l.from <= 0 {
+			delete(m.m, name)
+			m.size.Add(-1)
+		}
 	}
-	if vs.m == nil {
-		vs.m = make(map[lot.Name]*Variation)
+}
+
+// and depends on what either does; v itself if it does already.
+func (v *Variation) and(o *Variation) *Variation {
+	both := func(a, b []string) []string {
+		all := slices.Concat(a, b)
+		slices.Sort(all)
+		return slices.Compact(all)
 	}
-	vs.m[name] = v
-	return v
+	u := &Variation{
+		fields: both(v.fields, o.fields), wanted: both(v.wanted, o.wanted),
+		private: v.private || o.private, all: v.all || o.all,
+	}
+	if u.Equal(v) {
+		return v
+	}
+	return u
 }

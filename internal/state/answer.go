@@ -23,14 +23,19 @@ type Answer struct {
 	Absent  []string    // fields that the handlers behind us took away
 	Body    []byte
 
-	Plain func() []byte // the body without its content coding; nil if that is unknown
+	limit int64 // max_body
+
+	mu      sync.Mutex // protects what follows
+	plain   []byte     // see Plain
+	decoded bool
+	settled bool
 }
 
 // NewAnswer makes an answer of what the handlers behind us said. preset is the header
 // that they found, which each client's own way to us sets for itself; limit bounds the
 // size of a body (max_body). The header is the answer's from now on.
 func NewAnswer(status int, header http.Header, body []byte, preset http.Header, limit int64) *Answer {
-	a := &Answer{Status: status, Header: header, Body: body}
+	a := &Answer{Status: status, Header: header, Body: body, limit: limit}
 	if a.Header == nil {
 		a.Header = make(http.Header)
 	}
@@ -46,20 +51,67 @@ func NewAnswer(status int, header http.Header, body []byte, preset http.Header, 
 			continue
 		}
 		now, ok := a.Header[name]
-		if !ok {
+		switch {
+		case !ok:
 			a.Absent = append(a.Absent, name)
-		} else if slices.Equal(now, values) {
+		case ofVersion(name): // whoever has set it
+		case slices.Equal(now, values):
 			delete(a.Header, name)
 		}
 	}
-	a.Plain = decoder(strings.ToLower(a.Header.Get("Content-Encoding")), a.Body, limit)
 	return a
+}
+
+// ofVersion reports whether the version of an answer may depend on a field of it.
+func ofVersion(name string) bool {
+	return name == "Etag" || name == "Content-Type" || name == "Location"
 }
 
 // Overheard is an answer that was seen on its way to a client.
 func Overheard(status int, header http.Header, body []byte, limit int64) *Answer {
-	return &Answer{Status: status, Header: header, Body: body,
-		Plain: decoder(strings.ToLower(header.Get("Content-Encoding")), body, limit)}
+	return &Answer{Status: status, Header: header, Body: body, limit: limit}
+}
+
+// Plain is the body without its content coding; nil if that is unknown. It is decoded
+// once, as long as the answer is looked at, and anew each time when it is [Answer.Settle]d.
+func (a *Answer) Plain() []byte {
+	coding := a.coding()
+	if coding == "" || coding == "identity" {
+		return a.Body
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.decoded {
+		return a.plain
+	}
+	plain := decode(coding, a.Body, a.limit)
+	if !a.settled {
+		a.plain, a.decoded = plain, true
+	}
+	return plain
+}
+
+// Settle lets go of the decoded body: what had to be found out of it has been, and what
+// is kept for as long as somebody waits is small.
+func (a *Answer) Settle() {
+	if a == nil {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.plain, a.decoded, a.settled = nil, false, true
+}
+
+func (a *Answer) coding() string { return strings.ToLower(a.Header.Get("Content-Encoding")) }
+
+// Decodable reports whether Plain knows how to undo the content coding of an answer
+// with that header.
+func Decodable(header http.Header) bool {
+	switch strings.ToLower(header.Get("Content-Encoding")) {
+	case "", "identity", "gzip", "x-gzip", "zstd":
+		return true
+	}
+	return false
 }
 
 // Validator is what the next check asks with. An answer that is not 2xx has none: a
@@ -74,8 +126,7 @@ func (a *Answer) Validator() string {
 // Freshened is a, after the 304 by said that it is still good (RFC 9111, section
 // 3.2). The ETag stays: Caddy's encode puts the one without its suffix into a 304.
 func (a *Answer) Freshened(by *Answer) *Answer {
-	b := *a
-	b.Header = a.Header.Clone()
+	b := &Answer{Status: a.Status, Header: a.Header.Clone(), Cookies: by.Cookies, Absent: a.Absent, Body: a.Body, limit: a.limit}
 	for _, name := range httphdr.PauseFields {
 		delete(b.Header, name) // it asked for a pause then, and does not now
 	}
@@ -92,45 +143,36 @@ func (a *Answer) Freshened(by *Answer) *Answer {
 			b.Header[name] = values
 		}
 	}
-	b.Cookies = by.Cookies
-	return &b
+	return b
 }
 
 // maxExpansion bounds what a compressed answer may become when it is looked at, as
 // a multiple of max_body: text shrinks to a tenth, a bomb to a thousandth.
 const maxExpansion = 16
 
-// decoder returns a function that undoes the content coding of body, once.
-func decoder(coding string, body []byte, limit int64) func() []byte {
-	var open func(io.Reader) (io.Reader, error)
+// decode undoes the content coding of body; nil if it can not be undone.
+func decode(coding string, body []byte, limit int64) []byte {
+	var r io.Reader
 	switch coding {
-	case "", "identity":
-		return func() []byte { return body }
 	case "gzip", "x-gzip":
-		open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
-	case "zstd":
-		open = func(r io.Reader) (io.Reader, error) {
-			d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(max(limit, 1<<23))*maxExpansion))
-			if err != nil {
-				return nil, err
-			}
-			return d.IOReadCloser(), nil
-		}
-	default:
-		return func() []byte { return nil }
-	}
-	return sync.OnceValue(func() []byte {
-		r, err := open(bytes.NewReader(body))
+		d, err := gzip.NewReader(bytes.NewReader(body))
 		if err != nil {
 			return nil
 		}
-		if c, ok := r.(io.Closer); ok {
-			defer c.Close()
-		}
-		plain, err := io.ReadAll(io.LimitReader(r, limit*maxExpansion+1))
-		if err != nil || int64(len(plain)) > limit*maxExpansion {
+		r = d
+	case "zstd":
+		d, err := zstd.NewReader(bytes.NewReader(body), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(max(limit, 1<<23))*maxExpansion))
+		if err != nil {
 			return nil
 		}
-		return plain
-	})
+		defer d.Close()
+		r = d
+	default:
+		return nil
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, limit*maxExpansion+1))
+	if err != nil || int64(len(plain)) > limit*maxExpansion {
+		return nil
+	}
+	return plain
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,14 +15,39 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// Member is a member of a JSON text; "" if it is missing, or the text no JSON.
+// Member is a member of a JSON text; "" if it is missing, or the text no JSON. A byte
+// order mark in front is no part of it.
 func Member(text []byte, path string) string {
-	// Not gjson.Valid, which takes a stack as deep as the text is nested.
-	if !json.Valid(text) {
+	if !validJSON(text) {
 		return ""
 	}
-	return gjson.GetBytes(text, path).String()
+	member := gjson.GetBytes(withoutMark(text), path)
+	if member.Type == gjson.Number && beyondFloat(member.Raw, member.String()) {
+		return member.Raw
+	}
+	return member.String()
 }
+
+// beyondFloat reports whether shown, which gjson makes of a number, is another number:
+// it reads a float64, unless the number is an integer without an exponent.
+func beyondFloat(raw, shown string) bool {
+	if raw == shown || len(raw) > 64 || strings.ContainsAny(raw, "eE") {
+		return false
+	}
+	a, ok := new(big.Rat).SetString(raw)
+	b, okB := new(big.Rat).SetString(shown)
+	return ok && okB && a.Cmp(b) != 0
+}
+
+// validJSON reports whether text is JSON, less a byte order mark.
+func validJSON(text []byte) bool {
+	// Not gjson.Valid, which takes a stack as deep as the text is nested.
+	return json.Valid(withoutMark(text))
+}
+
+// withoutMark is text without the byte order mark of UTF-8, which some servers write
+// before JSON although RFC 8259, section 8.1, forbids it.
+func withoutMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte("\xef\xbb\xbf")) }
 
 // MemberPath splits the path of a JSON member, as `ignore` has it, into
 // its parts. The syntax is the part of gjson's that says where a member is:
@@ -77,7 +103,7 @@ func dropMembers(body []byte, paths [][]string) ([]byte, bool) {
 	if !utf8.Valid(body) {
 		return nil, false
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
+	dec := json.NewDecoder(bytes.NewReader(withoutMark(body)))
 	dec.UseNumber() // 1.0 and 1 differ, and so do large integers
 	var root any
 	if err := dec.Decode(&root); err != nil {

@@ -105,7 +105,6 @@ func TestDropMembers(t *testing.T) {
 func TestDropMembersRejects(t *testing.T) {
 	for _, body := range []string{
 		"", " ", "<html>", `{"a":1`, `{"a":1}}`, `{"a":1} {"a":1}`, `{"a":1}, `, `{"a":01}`,
-		"\ufeff{}", "\"caf\xe9\"",
 		strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000),
 	} {
 		if got, ok := dropMembers([]byte(body), [][]string{{"a"}}); ok {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +30,10 @@ type State struct {
 	Variation *share.Variation // what it depends on beyond what is always compared
 	Varied    lot.Key          // a digest of that, as it was in the request that it was read by
 
+	Renewed []string // Set-Cookie, for those who are told it: sessions that they share, renewed by checks
+
 	Held  bool      // it is a fault that a hold_while holds on, and so an answer
+	Stale bool      // it is a challenge that says that a nonce is stale: no news of the resource
 	News  bool      // it could release somebody who is parked on what was read before
 	Ended time.Time // when it had been read
 
@@ -44,7 +46,12 @@ type Reading struct {
 	Result Result
 	Since  time.Time     // when the first state of this version had been read: when the change was seen
 	Pause  time.Duration // until the next check, before jitter
+	Due    time.Time     // when the next check begins, unless something wakes it
 	Fails  int           // checks that have failed in a row
+
+	Restless int  // checks in a row that polls asked for and that found another version
+	Blind    int  // changes of the backend's ETag in a row that were none of the version
+	Learnt   bool // what its answers depend on is remembered because of this resource, too
 }
 
 // Result is what a check found, as metrics call it.
@@ -91,25 +98,25 @@ func (s *State) Matches(tags []string) bool {
 	if s.ETag == "" {
 		return slices.Contains(tags, "*")
 	}
-	mine := s.opaque(s.ETag)
+	return MatchesTag(tags, s.ETag)
+}
+
+// MatchesTag reports whether one of the tags of an If-None-Match is mine, by weak
+// comparison. The suffix of a content coding makes no difference: Caddy's encode and
+// other front ends add one ("v1-gzip"), and the 304 to it says "v1" again.
+func MatchesTag(tags []string, mine string) bool {
+	mine = httphdr.Opaque(mine)
+	bare, suffixed := httphdr.WithoutSuffix(mine)
 	for _, tag := range tags {
-		if tag == "*" || s.opaque(tag) == mine {
+		o := httphdr.Opaque(tag)
+		if o == mine || tag == "*" || suffixed && o == bare {
+			return true
+		}
+		if b, ok := httphdr.WithoutSuffix(o); ok && (b == mine || suffixed && b == bare) {
 			return true
 		}
 	}
 	return false
-}
-
-// opaque is what tells a tag from others, less the suffix that Caddy's encode adds
-// to a strong one ("v1-gzip"), since the 304 to it says "v1" again.
-func (s *State) opaque(tag string) string {
-	o := httphdr.Opaque(tag)
-	if s.Answer != nil {
-		if coding := s.Answer.Header["Content-Encoding"]; len(coding) > 0 && coding[0] != "" {
-			o = strings.TrimSuffix(o, "-"+coding[0])
-		}
-	}
-	return o
 }
 
 // Modified is the answer's Last-Modified; zero if it has none.
@@ -123,15 +130,20 @@ func (s *State) Modified() time.Time {
 
 // memo is what was found out about a state once, for all who ask.
 type memo struct {
-	members sync.Map // of strings by gjson path, and one by wholeBody
+	members sync.Map // of strings by gjson path, and by the types below
+	grown   func()   // see OnGrow
 
 	once  sync.Once // see Fields
 	shown []Field
 	lines int
 }
 
-// wholeBody is the key in members of what no gjson path gives.
-type wholeBody struct{}
+// Keys in members of what no gjson path gives.
+type (
+	wholeBody struct{}
+	isJSON    struct{}
+	hashed    struct{}
+)
 
 // JSON is a member of the JSON body; "" if it is missing, or the body no JSON.
 func (s *State) JSON(path string) string {
@@ -142,8 +154,65 @@ func (s *State) JSON(path string) string {
 	if s.Source != nil {
 		v = Member(s.Source.Plain(), path)
 	}
-	s.members.Store(path, v)
+	s.keep(path, v)
 	return v
+}
+
+// OnGrow has f called whenever Weight has grown by more than a little, because somebody
+// has looked up a part of the body. It is to be called before anybody else looks.
+func (s *State) OnGrow(f func()) { s.grown = f }
+
+// littleText is how many bytes are kept without a word.
+const littleText = 4 << 10
+
+// keep keeps a text that was looked up for all who look.
+func (s *State) keep(key any, v string) {
+	if _, there := s.members.LoadOrStore(key, v); !there && len(v) > littleText && s.grown != nil {
+		s.grown()
+	}
+}
+
+// IsJSON reports whether the body is JSON.
+func (s *State) IsJSON() bool {
+	if v, ok := s.members.Load(isJSON{}); ok {
+		return v.(bool)
+	}
+	v := s.Source != nil && validJSON(s.Source.Plain())
+	s.members.Store(isJSON{}, v)
+	return v
+}
+
+// Settle lets go of what need not be kept while somebody waits.
+func (s *State) Settle() {
+	s.Answer.Settle()
+	s.Source.Settle()
+}
+
+// Weight is how many bytes are kept of the answer, about.
+func (s *State) Weight() (n int64) {
+	of := func(a *Answer) {
+		if a == nil {
+			return
+		}
+		n += int64(len(a.Body)) + 512
+		for name, values := range a.Header {
+			n += int64(len(name)) + 64
+			for _, v := range values {
+				n += 2 * int64(len(v)+16) // once more in Fields
+			}
+		}
+	}
+	of(s.Answer)
+	if s.Source != s.Answer {
+		of(s.Source)
+	}
+	s.members.Range(func(_, v any) bool {
+		if text, ok := v.(string); ok {
+			n += int64(len(text)) + 64
+		}
+		return true
+	})
+	return n
 }
 
 // Text is the whole body.
@@ -157,7 +226,7 @@ func (s *State) Text() string {
 			v = string(s.Source.Body) // its content coding may be unknown
 		}
 	}
-	s.members.Store(wholeBody{}, v)
+	s.keep(wholeBody{}, v)
 	return v
 }
 

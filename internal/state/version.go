@@ -4,7 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"io"
+	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -14,17 +15,46 @@ import (
 // Rules is the part of the configuration that decides what the version of an answer
 // is (contract 4).
 type Rules struct {
-	Ignore     [][]string // members that are no change, see [MemberPath]
-	Configured bool       // `version` gives it
-	Named      bool       // clients name it by `since`, not by If-None-Match
+	Ignore      [][]string       // members that are no change, see [MemberPath]
+	IgnoreMatch []*regexp.Regexp // texts that are none
+	Configured  bool             // `version` gives it
+	Named       bool             // clients name it by `since`, not by If-None-Match
 }
 
-// Version is that of an answer; text is what `version` gives, if it is configured.
+// NewRules reads what is no change: the paths of members and the expressions.
+func NewRules(ignore, ignoreMatch []string) (*Rules, error) {
+	ru := new(Rules)
+	for _, path := range ignore {
+		parts, err := MemberPath(path)
+		if err != nil {
+			return nil, fmt.Errorf("ignore: %w", err)
+		}
+		ru.Ignore = append(ru.Ignore, parts)
+	}
+	for _, text := range ignoreMatch {
+		noise, err := regexp.Compile(text)
+		if err != nil {
+			return nil, fmt.Errorf("ignore_match %q: %w; expected a regular expression of Go (RE2)", text, err)
+		}
+		ru.IgnoreMatch = append(ru.IgnoreMatch, noise)
+	}
+	return ru, nil
+}
+
+// Hashes reports whether the version is the hash, whatever ETag the answer has.
+func (ru *Rules) Hashes() bool { return len(ru.Ignore) > 0 || len(ru.IgnoreMatch) > 0 }
+
+// Own reports whether the ETag that clients know an answer by is made here, although
+// the answer may have one.
+func (ru *Rules) Own() bool { return ru.Hashes() || ru.Configured && !ru.Named }
+
+// Version is that of an answer; text is what `version` gives, if it is configured: where
+// that is empty the version is what it would be without.
 func (ru *Rules) Version(a *Answer, text string) Version {
 	v := Version{Status: a.Status, Text: text}
 	switch {
-	case ru.Configured:
-	case len(ru.Ignore) == 0 && a.Header.Get("Etag") != "":
+	case text != "":
+	case !ru.Hashes() && a.Header.Get("Etag") != "":
 		v.Text = a.Header.Get("Etag")
 	default:
 		v.Text = ru.fingerprint(a)
@@ -38,13 +68,9 @@ func (ru *Rules) ETag(a *Answer, v Version) string {
 	if a.Status/100 != 2 {
 		return tag
 	}
-	own := len(ru.Ignore) > 0 || tag == ""
-	if ru.Configured {
+	if ru.Own() || tag == "" && !(ru.Configured && ru.Named) {
 		// Where clients name the version by If-None-Match, it has to be the version
 		// that they are given.
-		own = !ru.Named
-	}
-	if own {
 		return httphdr.WeakTag(v.Text)
 	}
 	return tag
@@ -61,6 +87,9 @@ func (ru *Rules) hash(a *Answer) string {
 			body = rest
 		}
 	}
+	for _, noise := range ru.IgnoreMatch {
+		body = noise.ReplaceAllLiteral(body, nil)
+	}
 	sum := sha256.Sum256(body)
 	return hex.EncodeToString(sum[:16])
 }
@@ -69,19 +98,19 @@ func (ru *Rules) hash(a *Answer) string {
 // same in every process and every release, so that clients can move between them:
 // never change it.
 func (ru *Rules) fingerprint(a *Answer) string {
-	sum := sha256.New()
-	var length [8]byte
-	for _, part := range []string{
+	var space [256]byte
+	text := space[:0]
+	for _, part := range [...]string{
 		strconv.Itoa(a.Status),
 		a.Header.Get("Content-Type"),
 		a.Header.Get("Location"),
 		ru.hash(a),
 	} {
-		binary.BigEndian.PutUint64(length[:], uint64(len(part)))
-		sum.Write(length[:])
-		io.WriteString(sum, part)
+		text = binary.BigEndian.AppendUint64(text, uint64(len(part)))
+		text = append(text, part...)
 	}
-	return hex.EncodeToString(sum.Sum(nil)[:16])
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
 }
 
 // IsPlaceholder reports whether key is one that Placeholder knows.
@@ -121,7 +150,12 @@ func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 	case "etag":
 		return a.Header.Get("Etag"), true
 	case "hash":
-		return ru.hash(a), true
+		if v, ok := s.members.Load(hashed{}); ok {
+			return v, true
+		}
+		v := ru.hash(a)
+		s.members.Store(hashed{}, v)
+		return v, true
 	}
 	if name, ok := strings.CutPrefix(key, "header."); ok {
 		return strings.Join(a.Header.Values(name), ", "), true

@@ -4,7 +4,13 @@
 package wake
 
 import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
@@ -40,6 +46,17 @@ type StatusWaker interface {
 	Up() bool
 }
 
+// OnWrites reports whether `wake writes` is among the guests. It looks at the raw
+// configuration, since a Caddyfile is adapted without provisioning anything.
+func OnWrites(guests []json.RawMessage) bool {
+	return slices.ContainsFunc(guests, func(raw json.RawMessage) bool {
+		var guest struct {
+			Waker string `json:"waker"`
+		}
+		return json.Unmarshal(raw, &guest) == nil && guest.Waker == "writes"
+	})
+}
+
 // Set is the wakers of one handler.
 type Set struct {
 	site   *ops.Site
@@ -56,8 +73,27 @@ type named struct {
 // NewSet makes the set of a handler that has no wakers yet.
 func NewSet(site *ops.Site) *Set { return &Set{site: site} }
 
-// Add adds a guest, known by the name of its module.
-func (s *Set) Add(w Waker, source string) {
+// Load adds the guests of `wake`: raw is the field WakeRaw of host.
+func (s *Set) Load(ctx caddy.Context, host any, raw []json.RawMessage) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	guests, err := ctx.LoadModule(host, "WakeRaw")
+	if err != nil {
+		return fmt.Errorf("loading wake: %w", err)
+	}
+	for _, guest := range guests.([]any) {
+		w, ok := guest.(Waker)
+		if !ok {
+			return fmt.Errorf("wake: module %T is not a Waker", guest)
+		}
+		s.add(w, guest.(caddy.Module).CaddyModule().ID.Name())
+	}
+	return nil
+}
+
+// add adds a guest, known by the name of its module.
+func (s *Set) add(w Waker, source string) {
 	ops.CountWakes(source)
 	if ws, ok := w.(*Writes); ok {
 		s.writes = append(s.writes, ws)
@@ -75,8 +111,13 @@ func (s *Set) Add(w Waker, source string) {
 	}
 }
 
-// OnWrites reports whether writes wake.
-func (s *Set) OnWrites() bool { return len(s.writes) > 0 }
+// Seeing is next, and sees r pass if it is a write and writes wake.
+func (s *Set) Seeing(r *http.Request, next caddyhttp.Handler) caddyhttp.Handler {
+	if len(s.writes) == 0 || !IsWrite(r.Method) {
+		return next
+	}
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return See(w, r, next) })
+}
 
 // Watch has the wakers watch a resource, until it is forgotten: once for all of its
 // checks. repl gives the placeholders of these. It runs on the poller's goroutine,

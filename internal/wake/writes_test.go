@@ -23,14 +23,14 @@ func TestWriteOnAnotherServer(t *testing.T) {
 		for _, server := range []string{"", "srv1"} { // a new Server has no name
 			site := &ops.Site{Server: server, Lot: lot.New[*state.Reading](lot.Limits{}), Log: zap.NewNop()}
 			s := NewSet(site)
-			s.Add(new(Writes), "writes")
+			s.add(new(Writes), "writes")
 			s.Listen()
 			defer s.Ignore()
 			m := site.Lot.Join(lot.Key{}, lot.Name{Method: "GET", Host: "example.com", Path: "/orders"})
 			defer m.Leave()
 			m.Watch()
 			r := m.Resource
-			r.Poll(func() {
+			r.Schedule(func() {
 				if r.Begin() {
 					checks[server]++
 					r.Publish(new(state.Reading), false, time.Now().Add(time.Hour))
@@ -55,7 +55,7 @@ func TestIgnore(t *testing.T) {
 	var sets []*Set
 	for range 3 {
 		s := NewSet(&ops.Site{Server: "srv2"})
-		s.Add(new(Writes), "writes")
+		s.add(new(Writes), "writes")
 		s.Listen()
 		sets = append(sets, s)
 	}

@@ -1,0 +1,109 @@
+package reply
+
+import (
+	"maps"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
+)
+
+// Own has next answer a request that is its client's own exchange with the backend
+// (contract 3.8). The answer streams as it comes, but where its header can only be
+// finished when its body is known.
+func (re *Writer) Own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
+	err := tap.Serve(w, p.Request, next, re.Rules.MaxBody, &own{re: re, p: p})
+	if err != nil {
+		re.markIn(p, w.Header(), true) // of the error page
+	}
+	return err
+}
+
+// own looks at the answer of a client's own exchange.
+type own struct {
+	re *Writer
+	p  *poll.Poll
+
+	// What the configuration sets on the answer if its body does not come in time. That
+	// is said on another goroutine, which must not touch the placeholders of the request:
+	// the handlers behind still have them.
+	late http.Header
+}
+
+// Begin reports whether an ETag has to be made, or a `header` speaks of the body: both
+// take the body, and neither is worth to hold back what is a stream.
+func (o *own) Begin(status int, header http.Header) (needBody bool) {
+	if len(o.re.Header) > 0 {
+		o.p.Told = seen(status, header, nil, 0)
+		o.late = make(http.Header, len(o.re.Header))
+		o.re.configured(o.p, o.late, true)
+	}
+	if (o.re.Looks || o.tags(status, header)) && !httphdr.Streams(header) {
+		return true
+	}
+	o.Late(status, header)
+	return false
+}
+
+// Late has the answer go out as it is.
+func (o *own) Late(_ int, header http.Header) {
+	markOutcome(o.p, header)
+	for name := range o.re.Header {
+		header.Del(name)
+	}
+	maps.Copy(header, o.late)
+}
+
+// seen is what an answer says on its way to its client.
+func seen(status int, header http.Header, body []byte, limit int64) *state.Reading {
+	var s struct { // in one piece of memory
+		state.Reading
+		state state.State
+	}
+	a := state.Overheard(status, header, body, limit)
+	s.state.Answer, s.state.Source, s.state.Version.Status = a, a, status
+	s.Reading.State = &s.state
+	return &s.Reading
+}
+
+// tags reports whether an ETag is to be made of an answer.
+func (o *own) tags(status int, header http.Header) bool {
+	return o.p.Request.Method == http.MethodGet && status/100 == 2 && status != http.StatusPartialContent && httphdr.HasBody(status) &&
+		!o.re.Probe && (o.re.Rules.State.Own() || len(header["Etag"]) == 0 && !o.re.Rules.State.Configured) && state.Decodable(header)
+}
+
+// End makes the ETag, and answers 304 where the client has it already.
+func (o *own) End(status int, header http.Header, body []byte) int {
+	re, p := o.re, o.p
+	s := seen(status, header, body, re.Rules.MaxBody)
+	var text string
+	if re.Rules.State.Configured {
+		text = p.Configured(s)
+	}
+	s.Version = re.Rules.State.Version(s.Answer, text)
+	p.Told = s
+	if o.tags(status, header) {
+		s.ETag = re.Rules.State.ETag(s.Answer, s.Version)
+		header["Etag"] = []string{s.ETag}
+		if len(header["Last-Modified"])+len(header["Expires"])+len(header["Cache-Control"]) == 0 {
+			header["Cache-Control"] = []string{"no-store"} // no cache has kept it before
+		}
+		if p.HasTag(s.ETag) {
+			for name := range header {
+				if httphdr.OfRepresentation(name) {
+					delete(header, name)
+				}
+			}
+			status = http.StatusNotModified
+		}
+	}
+	re.markIn(p, header, false)
+	return status
+}
+
+// Interface guard
+var _ tap.Exchange = (*own)(nil)
