@@ -68,6 +68,44 @@ func BenchmarkPass(b *testing.B) {
 	}
 }
 
+// BenchmarkOrdinary is what is added to a request that is no poll, where the backend
+// gives an ETag and where it gives none.
+func BenchmarkOrdinary(b *testing.B) {
+	text := []byte(strings.Repeat("x", 1024))
+	for _, tag := range []string{`"1"`, ""} {
+		s, w := realSite(b, ""), nowhere{make(http.Header)}
+		s.seen.Log = zap.NewNop()
+		last := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header()["Content-Type"] = []string{"application/json"}
+			if tag != "" {
+				w.Header()["Etag"] = []string{tag}
+			}
+			_, err := w.Write(text)
+			return err
+		})
+		get := newRequest(http.MethodGet, "http://example.com/orders/42?page=1", "", "Accept: application/json", "User-Agent: curl/8.0")
+		server := new(caddyhttp.Server)
+		for _, whole := range []bool{false, true} {
+			b.Run(map[bool]string{true: "tagged/", false: "untagged/"}[tag != ""]+map[bool]string{false: "caddy", true: "all"}[whole], func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					w.reset()
+					r := caddyhttp.PrepareRequest(get.Clone(get.Context()), caddy.NewReplacer(), w, server)
+					var err error
+					if whole {
+						err = s.ServeHTTP(w, r, last)
+					} else {
+						err = last(w, r)
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
 // BenchmarkDelivery is all that a poll costs here, from its arrival until it has its
 // answer: a hundred clients ask again at once with what they were given, and the
 // backend changes when all of them have the last.
@@ -91,7 +129,7 @@ func BenchmarkDelivery(b *testing.B) {
 		all.Go(func() {
 			w, tag := nowhere{make(http.Header)}, ""
 			for range rounds {
-				r := newRequest(http.MethodGet, "http://example.com/orders/42?page=1", "", "Accept: application/json", "User-Agent: Mozilla/5.0")
+				r := newRequest(http.MethodGet, "http://example.com/orders/42?page=1", "", "Accept: application/json", "User-Agent: curl/8.0")
 				if tag != "" {
 					r.Header["If-None-Match"] = []string{tag}
 				}

@@ -357,7 +357,7 @@ type response struct {
 	status   int
 	body     strings.Builder
 
-	mu       sync.Mutex // protects deadline
+	mu       sync.Mutex // protects all but header, for who looks before the handler has returned
 	deadline time.Time  // for writes
 }
 
@@ -366,6 +366,8 @@ func newResponse() *response { return &response{header: make(http.Header)} }
 func (w *response) Header() http.Header { return w.header }
 
 func (w *response) WriteHeader(status int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	switch {
 	case status >= 100 && status < 200 && status != http.StatusSwitchingProtocols:
 		w.informed = append(w.informed, status)
@@ -376,6 +378,8 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if !httphdr.HasBody(w.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
@@ -514,6 +518,9 @@ func tagged(v string, fields ...string) caddyhttp.HandlerFunc {
 
 // has names the version v of tagged.
 func has(v string) string { return `If-None-Match: "` + v + `"` }
+
+// waits says that a request waits for up to n seconds: that alone makes a poll of it.
+func waits(n int) string { return fmt.Sprintf("Prefer: wait=%d", n) }
 
 // slowly takes a while before it says anything; like reverse_proxy it notices that
 // nobody waits for it any more.

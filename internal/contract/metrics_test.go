@@ -299,7 +299,8 @@ func TestMetricsSaved(t *testing.T) {
 		do    func(s *site)
 		want  uint64
 	}{
-		"one that asks at once": {"", func(s *site) { s.get("/").wants("200 answered") }, 0},
+		"one that is no poll":   {"", func(s *site) { s.get("/").wants("200 answered") }, 0},
+		"one that asks at once": {"", func(s *site) { s.get("/", waits(5)).wants("200 answered") }, 0},
 		"one that waits":        {"", func(s *site) { s.get("/", has("1")).wants("304 expired") }, 0},
 		"one that comes back again and again": {"", func(s *site) {
 			for range 5 {
@@ -310,7 +311,7 @@ func TestMetricsSaved(t *testing.T) {
 			s.backend.say(slowly(time.Second, tagged("1")))
 			var cs []*client
 			for range 10 {
-				cs = append(cs, s.get("/"))
+				cs = append(cs, s.get("/", waits(5)))
 			}
 			for _, c := range cs {
 				c.wants("200 answered")
@@ -328,7 +329,7 @@ func TestMetricsSaved(t *testing.T) {
 		"one that asks at once where another one waits": {"", func(s *site) {
 			s.get("/", has("1")).mustWait()
 			settle(100 * time.Millisecond)
-			s.get("/").wants("200 answered") // it has the backend checked
+			s.get("/", waits(5)).wants("200 answered") // it has the backend checked
 		}, 0},
 		"ten that need no check, by freshness": {"freshness 10s", func(s *site) {
 			for range 10 {
@@ -339,7 +340,7 @@ func TestMetricsSaved(t *testing.T) {
 			s.backend.say(slowly(time.Second, unreachable))
 			var cs []*client
 			for range 10 {
-				cs = append(cs, s.get("/"))
+				cs = append(cs, s.get("/", waits(5)))
 			}
 			for _, c := range cs {
 				c.wants("502 failed")
@@ -393,7 +394,7 @@ func TestMetricsTimes(t *testing.T) {
 		s := newSite(t, steady)
 		n, took := histogram(t, "check_seconds", "")
 		s.backend.say(slowly(3*time.Second, tagged("1")))
-		s.get("/").wants("200 answered")
+		s.get("/", waits(5)).wants("200 answered")
 		after, all := histogram(t, "check_seconds", "")
 		if n, took := after-n, all-took; n != 1 || took < 2.999 || took > 3.001 {
 			t.Errorf("got %d checks that took %vs; want 1 that took 3s", n, took)
@@ -420,6 +421,7 @@ func TestMetricsTimes(t *testing.T) {
 		atOnce, _ := histogram(t, "hold_seconds", "answered")
 		s.get("/", has("1")).wants("304 expired")
 		s.get("/").wants("200 answered")
+		s.get("/", waits(5)).wants("200 answered")
 		after, all := histogram(t, "hold_seconds", "expired")
 		if n, took := after-n, all-took; n != 1 || took < 24.999 || took > 25.001 {
 			t.Errorf("got %d that were held %vs; want 1 that was held 25s", n, took)

@@ -89,28 +89,29 @@ func TestLogs(t *testing.T) {
 		s := newSite(t, steady+"linger 1s")
 		s.backend.say(unreachable)
 		for range 10 {
-			s.get("/").wants("502 failed")
+			s.get("/", waits(5)).wants("502 failed")
 			settle(10 * time.Second)
 		}
 		s.wantsTold(t, nil, "backend fails")
 		s.backend.say(tagged("1"))
-		s.get("/other").wants("200 answered")
+		s.get("/other", waits(5)).wants("200 answered")
 		s.wantsTold(t, []string{"duration"}, "backend fails", "backend fails no more duration=1m40s")
 	}))
-	// The resource is forgotten while its check is in flight.
-	t.Run("an outage after everybody has left", virtual(func(t *testing.T) {
+	// A check that nobody waits for any more is given up: it says nothing.
+	t.Run("no outage after everybody has left", virtual(func(t *testing.T) {
 		s := newSite(t, steady+"linger 0s")
 		s.backend.say(func(http.ResponseWriter, *http.Request) error {
 			time.Sleep(5 * time.Second)
 			return unreachable(nil, nil)
 		})
-		c := s.get("/")
+		c := s.get("/", waits(5))
 		settle(time.Second)
 		c.leave()
 		settle(10 * time.Second)
-		if o := readStats(t).Outages; len(o) != 1 || o[0].Resources != 0 {
-			t.Errorf("got outages %+v; want one of no resource that is known", o)
+		if o := readStats(t).Outages; len(o) != 0 {
+			t.Errorf("got outages %+v; want none", o)
 		}
+		s.wantsTold(t, nil)
 	}))
 	t.Run("a backend that comes and goes", virtual(func(t *testing.T) {
 		s := newSite(t, "hold 1h 0%")

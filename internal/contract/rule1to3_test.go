@@ -39,7 +39,7 @@ func TestRule1OneCheckForAll(t *testing.T) {
 		s.backend.say(slowly(time.Second, tagged("1")))
 		var all []*client
 		for range 1000 {
-			all = append(all, s.get("/"))
+			all = append(all, s.get("/", waits(5)))
 		}
 		for _, c := range all {
 			c.wants("200 answered state 1")
@@ -53,11 +53,11 @@ func TestRule1OneCheckForAll(t *testing.T) {
 	t.Run("however many come during a check", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(slowly(time.Second, tagged("1")))
-		first := s.get("/")
+		first := s.get("/", waits(5))
 		settle(500 * time.Millisecond)
 		var all []*client
 		for range 100 {
-			all = append(all, s.get("/"))
+			all = append(all, s.get("/", waits(5)))
 		}
 		first.wants("200 answered state 1").within(time.Second, time.Second)
 		for _, c := range all {
@@ -122,7 +122,7 @@ func TestRule1OneCheckForAll(t *testing.T) {
 		s.backend.say(slowly(time.Second, tagged("1")))
 		var all []*client
 		for i := range 12 {
-			all = append(all, s.get(fmt.Sprintf("/%d", i)))
+			all = append(all, s.get(fmt.Sprintf("/%d", i), waits(5)))
 		}
 		for _, c := range all {
 			c.wants("200 answered state 1").within(time.Second, 4*time.Second)
@@ -170,7 +170,7 @@ func TestRule1OneCheckForAll(t *testing.T) {
 func TestRule2NoLostChange(t *testing.T) {
 	t.Run("between two polls", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		s.backend.say(tagged("2"))
 		// The state that is remembered is the one that the client has.
 		c := s.get("/", has("1"))
@@ -179,7 +179,7 @@ func TestRule2NoLostChange(t *testing.T) {
 
 	t.Run("long before the poll", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		s.backend.say(tagged("2"))
 		settle(10 * time.Second)
 		s.get("/", has("1")).wants("200 changed state 2").within(0, 0)
@@ -263,7 +263,7 @@ func TestRule2NoLostChange(t *testing.T) {
 
 	t.Run("a wake-up while nobody waits", virtual(func(t *testing.T) {
 		s := newSite(t, "hold 25s 0%\ninterval 1h")
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		s.backend.say(tagged("2"))
 		s.wake("/")
 		settle(time.Second)
@@ -342,7 +342,7 @@ func TestRule3NeverOlderThanTheQuestion(t *testing.T) {
 		s := newSite(t, "hold 25s 0%\ninterval 10s")
 		s.get("/", has("1")).mustWait()
 		s.backend.say(tagged("2"))
-		s.get("/").wants("200 answered state 2").within(0, 0)
+		s.get("/", waits(5)).wants("200 answered state 2").within(0, 0)
 	}))
 
 	t.Run("a client that is ahead", virtual(func(t *testing.T) {
@@ -357,19 +357,19 @@ func TestRule3NeverOlderThanTheQuestion(t *testing.T) {
 	}))
 
 	t.Run("a check that began before the question", virtual(func(t *testing.T) {
-		for _, fields := range [][]string{nil, {has("0")}, {has("2")}} {
+		for _, fields := range [][]string{{waits(5)}, {has("0")}, {has("2")}} {
 			s := newSite(t, "hold 25s 0%\ninterval 1h")
 			var state atomic.Value
 			state.Store("1")
 			s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
 				return slowly(time.Second, tagged(state.Load().(string)))(w, r)
 			})
-			early := s.get("/")
+			early := s.get("/", waits(5))
 			settle(500 * time.Millisecond)
 			state.Store("2")
 			late := s.get("/", fields...)
 			early.wants("200 answered state 1").within(time.Second, time.Second)
-			if len(fields) > 0 && fields[0] == has("2") {
+			if fields[0] == has("2") {
 				settle(10 * time.Second)
 				late.mustWait()
 				late.leave()
@@ -384,7 +384,8 @@ func TestRule3NeverOlderThanTheQuestion(t *testing.T) {
 		s := newSite(t, steady)
 		for i := range 100 {
 			s.backend.say(tagged(strconv.Itoa(i)))
-			s.get("/").wants("200 answered state " + strconv.Itoa(i))
+			s.get("/", waits(5)).wants("200 answered state "+strconv.Itoa(i)).within(0, 0)
+			s.get("/", waits(5)).wants("200 answered state "+strconv.Itoa(i)).within(0, 0) // or it were restless
 		}
 	}))
 
@@ -398,12 +399,12 @@ func TestRule3NeverOlderThanTheQuestion(t *testing.T) {
 
 	t.Run("freshness allows an age", virtual(func(t *testing.T) {
 		s := newSite(t, "hold 25s 0%\nfreshness 3s")
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		s.backend.say(tagged("2"))
 		settle(2 * time.Second)
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		settle(2 * time.Second)
-		s.get("/").wants("200 answered state 2")
+		s.get("/", waits(5)).wants("200 answered state 2")
 	}))
 
 	t.Run("what expires is not made up", virtual(func(t *testing.T) {
@@ -421,9 +422,58 @@ func TestRule3NeverOlderThanTheQuestion(t *testing.T) {
 		second.wants("200 expired 2").within(10*time.Second, 10*time.Second)
 	}))
 
+	t.Run("what an ordinary request has seen is nobody else's", virtual(func(t *testing.T) {
+		s := newSite(t, "hold 10s 0%\ninterval 1h")
+		s.backend.say(tagged("2"))
+		s.get("/").wants("200 answered state 2")
+		s.backend.say(tagged("1")) // rolled back
+		s.get("/", has("2")).wants("200 answered state 1").within(0, 0)
+		s.get("/").wants("200 answered state 1")
+		s.backend.say(tagged("2"))
+		s.get("/").wants("200 answered state 2")
+		s.get("/", waits(5)).wants("200 answered state 2").within(0, 0)
+	}))
+
+	t.Run("freshness allows no more than its age", virtual(func(t *testing.T) {
+		// Whoever asks: a browser's revalidation, one that waits, one that does not.
+		for _, fields := range [][]string{nil, {waits(5)}, {browser}, {browser, has("0")}, {has("0")}, {has("0"), waits(0)}} {
+			s := newSite(t, "hold 25s 0%\nfreshness 3s")
+			s.get("/").wants("200 answered state 1")
+			s.backend.say(tagged("2"))
+			settle(3 * time.Second)
+			s.get("/", fields...).wants("200 answered state 1").within(0, 0)
+			settle(1)
+			s.get("/", fields...).wants("200 answered state 2").within(0, 0)
+		}
+	}))
+
+	t.Run("nor an error", virtual(func(t *testing.T) {
+		// The state that is known from before is no answer to who asks during an outage.
+		s := newSite(t, "hold 25s 0%\ninterval 10s")
+		s.get("/", waits(5)).wants("200 answered state 1")
+		s.backend.say(reply(503, "later"))
+		for _, fields := range [][]string{{waits(5)}, {has("0")}, {has("1"), waits(0)}, {browser, waits(5)}} {
+			s.get("/", fields...).wants("503 failed later").within(0, 0)
+		}
+		if n := s.backend.checks(); n != 2 {
+			t.Errorf("got %d checks; want one that failed", n)
+		}
+	}))
+
+	t.Run("during a check that is given up", virtual(func(t *testing.T) {
+		s := newSite(t, "hold 25s 0%\ninterval 1h")
+		s.backend.say(hung)
+		c := s.get("/", waits(5))
+		settle(time.Second)
+		s.backend.say(tagged("2"))
+		c.leave()
+		c.answer()
+		s.get("/", has("1")).wants("200 answered state 2").within(0, 0)
+	}))
+
 	t.Run("what the client has named is not made up", virtual(func(t *testing.T) {
 		s := newSite(t, "hold 10s 0%\ninterval 1h")
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		s.get("/", has("1")).wants("304 expired").within(10*time.Second, 10*time.Second)
 		if n := s.backend.checks(); n != 1 {
 			t.Errorf("got %d checks; want 1", n)

@@ -32,7 +32,8 @@ func TestRule4NoAnswerCrossesCredentials(t *testing.T) {
 		"one line":  func(r *http.Request) *http.Request { r.Header["Cookie"] = []string{"ab"}; return r },
 		"empty":     func(r *http.Request) *http.Request { r.Header["Cookie"] = []string{""}; return r },
 	}
-	for _, name := range []string{"Authorization", "Cookie", "Accept", "Accept-Encoding", "Accept-Language", "Content-Type", "X-Vary"} {
+	guises["Accept-Encoding"] = func(r *http.Request) *http.Request { r.Header.Set("Accept-Encoding", "gzip, br"); return r }
+	for _, name := range []string{"Authorization", "Cookie", "Accept", "Accept-Language", "Content-Type", "X-Vary"} {
 		guises[name] = func(r *http.Request) *http.Request { r.Header.Set(name, "other"); return r }
 	}
 	for name, guise := range guises {
@@ -54,9 +55,9 @@ func TestRule4NoAnswerCrossesCredentials(t *testing.T) {
 		s.backend.say(byField("Authorization", map[string]caddyhttp.HandlerFunc{
 			"a": tagged("a1"), "b": tagged("b1"), "": reply(http.StatusUnauthorized, ""),
 		}))
-		s.get("/", "Authorization: a").wants("200 answered state a1")
-		s.get("/", "Authorization: b").wants("200 answered state b1")
-		s.get("/").wants("401 answered ")
+		s.get("/", "Authorization: a", waits(5)).wants("200 answered state a1")
+		s.get("/", "Authorization: b", waits(5)).wants("200 answered state b1")
+		s.get("/", waits(5)).wants("401 answered ")
 		a, b := s.get("/", "Authorization: a", has("a1")), s.get("/", "Authorization: b", has("b1"))
 		a.mustWait()
 		b.mustWait()
@@ -80,9 +81,9 @@ func TestRule5NobodyLeavesAMark(t *testing.T) {
 	t.Run("the client whose check it is", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(slowly(2*time.Second, tagged("1")))
-		first := s.get("/")
+		first := s.get("/", waits(5))
 		settle(time.Second)
-		second := s.get("/")
+		second := s.get("/", waits(5))
 		settle(0)
 		first.leave()
 		first.wants("499 left").within(time.Second, time.Second)
@@ -90,14 +91,17 @@ func TestRule5NobodyLeavesAMark(t *testing.T) {
 	}))
 
 	t.Run("the client whose check it is leaves alone", virtual(func(t *testing.T) {
-		// Its check still ends well, and who comes next has the good of it.
-		s := newSite(t, "hold 25s 0%\nfreshness 1m")
+		// Its check ends with it, and is nobody's failure: who comes next is checked for.
+		s := newSite(t, steady)
 		s.backend.say(slowly(2*time.Second, tagged("1")))
-		first := s.get("/")
+		first := s.get("/", waits(5))
 		settle(time.Second)
 		first.leave()
-		settle(2 * time.Second)
-		s.get("/").wants("200 answered state 1").within(0, 0)
+		synctest.Wait()
+		if now, _ := s.backend.inFlight(); now != 0 {
+			t.Errorf("got %d checks in flight; want none that nobody waits for", now)
+		}
+		s.get("/", waits(5)).wants("200 answered state 1").within(2*time.Second, 2*time.Second)
 	}))
 
 	t.Run("thousands", virtual(func(t *testing.T) {
@@ -193,16 +197,121 @@ func TestRule5NobodyLeavesAMark(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(hung)
 		for range 100 {
-			c := s.get("/")
+			c := s.get("/", waits(5))
+			c.mustWait()
+			c.leave()
+			c.wants("499 left").within(0, 0)
+			synctest.Wait()
+			if now, most := s.backend.inFlight(); now != 0 || most != 1 {
+				t.Fatalf("got %d checks in flight, %d at once; want none, and 1", now, most)
+			}
+		}
+		if n := s.lot.Len(); n != 1 {
+			t.Errorf("got %d resources; want 1", n)
+		}
+	}))
+
+	// Who leaves at once leaves nothing in the way of others, whatever the backend does
+	// to the path that was asked for: not among the checks, and not of a resource that
+	// has a wake-up due.
+	for name, says := range map[string]caddyhttp.HandlerFunc{"hangs": hung, "is slow": slowly(time.Minute, tagged("1"))} {
+		t.Run("a burst to a path that "+name, virtual(func(t *testing.T) {
+			s := newSite(t, steady) // 64 checks at once
+			s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+				if r.URL.Path == "/fast" {
+					return tagged("1")(w, r)
+				}
+				return says(w, r)
+			})
+			for i := range 3 * 64 {
+				fields := [][]string{{waits(5)}, {has("1")}, {}}[i%3]
+				c := s.get(fmt.Sprint("/slow/", i), fields...)
+				if i%2 == 0 {
+					synctest.Wait()
+				}
+				c.leave()
+			}
+			s.get("/fast", waits(5)).wants("200 answered state 1").within(0, 0)
+			s.get("/fast", has("1"), waits(5)).wants("304 expired")
+			if now, _ := s.backend.inFlight(); now != 0 {
+				t.Errorf("got %d requests to the backend in flight when all have left", now)
+			}
+		}))
+	}
+
+	t.Run("a place that is waited for in vain", virtual(func(t *testing.T) {
+		// Who waits for one of the places, and leaves, leaves the queue too.
+		s := newSite(t, steady+"max_checks 1")
+		s.backend.say(slowly(2*time.Second, tagged("1")))
+		first := s.get("/a", waits(5))
+		synctest.Wait()
+		var all []*client
+		for i := range 50 {
+			all = append(all, s.get(fmt.Sprint("/b/", i), waits(5)))
+		}
+		synctest.Wait()
+		last := s.get("/c", waits(5))
+		synctest.Wait()
+		for _, c := range all {
+			c.leave()
+		}
+		first.wants("200 answered state 1").within(2*time.Second, 2*time.Second)
+		last.wants("200 answered state 1").within(4*time.Second, 4*time.Second)
+		if n := s.backend.checks(); n != 2 {
+			t.Errorf("got %d checks; want none for those who had left", n)
+		}
+	}))
+
+	t.Run("a place is free when its handlers have returned", virtual(func(t *testing.T) {
+		letGo := make(chan struct{})
+		s := newSite(t, steady+"max_checks 1")
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			if r.URL.Path == "/deaf" {
+				<-letGo
+				return nil
+			}
+			return tagged("1")(w, r)
+		})
+		c := s.get("/deaf", waits(5))
+		c.mustWait()
+		c.leave()
+		other := s.get("/other", waits(20))
+		settle(3 * time.Second)
+		other.mustWait() // the backend is still at it
+		close(letGo)
+		other.wants("200 answered state 1").within(3*time.Second, 3*time.Second)
+	}))
+
+	t.Run("a check that was given up is no failure", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		s.backend.say(tagged("1"))
+		s.get("/", waits(5)).wants("200 answered state 1")
+		s.backend.say(hung)
+		for range 5 {
+			c := s.get("/", waits(5))
 			c.mustWait()
 			c.leave()
 			c.wants("499 left")
 		}
-		// The one check that they share ends at check_timeout.
-		settle(11 * time.Second)
-		if now, most := s.backend.inFlight(); now != 0 || most != 1 {
-			t.Errorf("got %d checks in flight, %d at once; want none, and 1", now, most)
+		s.backend.say(tagged("2"))
+		s.get("/", waits(5)).wants("200 answered state 2").within(0, 0)
+		s.wantsTold(t, nil)
+		if r := s.lot.Resources()[0].Snapshot(); r.Failed() {
+			t.Errorf("got fault %+v", r.Fault)
 		}
+	}))
+
+	t.Run("a wake-up outlives the check that was given up", virtual(func(t *testing.T) {
+		s := newSite(t, "hold 25s 0%\ninterval 1h")
+		c := s.get("/", has("1"))
+		settle(time.Second)
+		s.backend.say(hung)
+		s.wake("/")
+		settle(time.Second)
+		c.leave()
+		s.backend.say(tagged("2"))
+		settle(time.Second)
+		s.get("/", has("1")).wants("200 changed state 2").within(0, 0)
 	}))
 }
 
@@ -243,11 +352,13 @@ func TestRule6OnTime(t *testing.T) {
 	t.Run("a hung check ends at check_timeout", virtual(func(t *testing.T) {
 		s := newSite(t, "hold 25s 0%\ncheck_timeout 5s")
 		s.backend.say(hung)
-		c := s.get("/")
+		c := s.get("/", waits(5))
 		settle(time.Second)
 		s.backend.say(tagged("1"))
 		c.wants("504 failed").within(5*time.Second, 5*time.Second)
-		s.get("/").wants("200 answered state 1").within(0, 0)
+		s.get("/", waits(5)).wants("504 failed").within(0, 0) // until the pause is over
+		settle(1100 * time.Millisecond)
+		s.get("/", waits(5)).wants("200 answered state 1").within(0, 0)
 	}))
 
 	t.Run("deaf checks do not pile up", virtual(func(t *testing.T) {
@@ -255,7 +366,7 @@ func TestRule6OnTime(t *testing.T) {
 		s := newSite(t, "hold 25s 0%\ncheck_timeout 1s\nmax_checks 4")
 		s.backend.say(deaf(stop))
 		for i := range 20 {
-			s.get(fmt.Sprintf("/%d", i)).within(0, 26*time.Second)
+			s.get(fmt.Sprintf("/%d", i), waits(5)).within(0, 26*time.Second)
 		}
 		if now, most := s.backend.inFlight(); now > 4 || most > 4 {
 			t.Errorf("got %d checks in flight, %d at once; want 4 at most", now, most)
@@ -263,7 +374,7 @@ func TestRule6OnTime(t *testing.T) {
 		close(stop)
 		s.backend.say(tagged("1"))
 		settle(time.Minute)
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 	}))
 
 	t.Run("the server's write_timeout", virtual(func(t *testing.T) {
@@ -281,6 +392,30 @@ func TestRule6OnTime(t *testing.T) {
 		c.wants("304 expired").within(25*time.Second, 25*time.Second)
 		if at := c.w.writeDeadline(); !at.Equal(c.began.Add(30 * time.Second)) {
 			t.Errorf("got write deadline %v; want write_timeout from the answer on", at.Sub(c.began))
+		}
+	}))
+
+	t.Run("a poll that moves to another resource", virtual(func(t *testing.T) {
+		// Its time counts from its arrival, wherever it waits.
+		s := newSite(t, steady)
+		s.backend.say(slowly(2*time.Second, tagged("1", "Vary: User-Agent")))
+		all := []*client{s.get("/", has("1"), "User-Agent: a"), s.get("/", has("1"), "User-Agent: b"), s.get("/", has("1"), waits(7), "User-Agent: c")}
+		settle(10 * time.Second)
+		s.backend.say(hung)
+		all[0].wants("304 expired").within(25*time.Second, 25*time.Second)
+		all[1].wants("304 expired").within(25*time.Second, 25*time.Second)
+		all[2].wants("304 expired").within(7*time.Second, 7*time.Second)
+	}))
+
+	t.Run("the server's timeouts and an ordinary request", virtual(func(t *testing.T) {
+		// They are its own, as without us.
+		s := newSite(t, steady)
+		s.server.WriteTimeout = caddy.Duration(5 * time.Second)
+		at := time.Now().Add(5 * time.Second)
+		s.before = func(w http.ResponseWriter, _ *http.Request) { w.(*response).SetWriteDeadline(at) }
+		s.backend.say(slowly(time.Second, reply(200, "x")))
+		if c := s.get("/").wants("200 answered x"); !c.w.writeDeadline().Equal(at) {
+			t.Errorf("got write deadline %v; want it as it was", c.w.writeDeadline().Sub(c.began))
 		}
 	}))
 

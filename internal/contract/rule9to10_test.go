@@ -38,7 +38,8 @@ func TestRule9BoundsHold(t *testing.T) {
 		}
 		// Who need not park is answered as ever.
 		s.get("/0").wants("200 answered state 1").within(0, 0)
-		s.get("/7").wants("200 answered state 1").within(0, 0)
+		s.get("/0", waits(5)).wants("200 answered state 1").within(0, 0)
+		s.get("/7", waits(5)).wants("200 answered state 1").within(0, 0)
 		s.get("/0", has("0")).wants("200 answered state 1").within(0, 0)
 		s.get("/0", has("1"), "Wait: 0").wants("304 answered").within(0, 0)
 		if s.lot.Parked() != 10 {
@@ -62,7 +63,7 @@ func TestRule9BoundsHold(t *testing.T) {
 		s := newSite(t, "hold 1h 0%\nmax_parked 1")
 		parked := s.get("/parked", has("1"))
 		parked.mustWait()
-		s.get("/").wants("200 answered state 1")
+		s.get("/", waits(5)).wants("200 answered state 1")
 		s.backend.say(tagged("2"))
 		parked.wants("200 changed state 2")
 		parked = s.get("/parked", has("2"))
@@ -113,6 +114,7 @@ func TestRule9BoundsHold(t *testing.T) {
 			t.Error("got no Retry-After")
 		}
 		s.get("/c").wants("200 answered state 1").within(0, 0)
+		s.get("/c", waits(5)).wants("200 answered state 1").within(0, 0)
 		s.get("/a", has("1"), "Prefer: wait=1").wants("304 expired")
 		if s.lot.Len() != 2 {
 			t.Errorf("got %d resources; want 2", s.lot.Len())
@@ -133,17 +135,17 @@ func TestRule9BoundsHold(t *testing.T) {
 		s := newSite(t, "hold 25s 0%\nmethods POST\nmax_body 10B")
 		s.backend.say(func(w http.ResponseWriter, r *http.Request) error { return reply(200, "ok")(w, r) })
 		big := strings.Repeat("x", 11)
-		s.post("/", big).wants("200 bypassed ok")
+		s.post("/", big, waits(5)).wants("200 bypassed ok")
 		if got := s.backend.last().body; got != big {
 			t.Errorf("got body %q; want all of it", got)
 		}
-		r := newRequest(http.MethodPost, "/", big)
+		r := newRequest(http.MethodPost, "/", big, waits(5))
 		r.ContentLength = -1
 		s.send(r).wants("200 bypassed ok")
 		if got := s.backend.last().body; got != big {
 			t.Errorf("got body %q; want all of it", got)
 		}
-		s.post("/", "0123456789").wants("200 answered ok")
+		s.post("/", "0123456789", waits(5)).wants("200 answered ok")
 		if got := s.backend.last().body; got != "0123456789" {
 			t.Errorf("got body %q; want all of it", got)
 		}
@@ -179,9 +181,9 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 			w.Header().Set("Server", "Caddy")
 		}
 		for range 3 {
-			first := s.get("/", "X: y")
+			first := s.get("/", waits(9), "Referer: y")
 			settle(time.Second)
-			second := s.get("/", "X: z")
+			second := s.get("/", waits(9), "Referer: z")
 			settle(0)
 			first.leave()
 			first.wants("499 left")
@@ -211,7 +213,7 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 			r.URL.Path = "/rewritten"
 		}
 		const want = "/rewritten?q /original 1 value x"
-		c := s.get("/original?q", "X: x").wants("200 answered " + want)
+		c := s.get("/original?q", "X: x", waits(9)).wants("200 answered " + want)
 		if inner.Context() == c.r.Context() || inner == c.r {
 			t.Error("the check ran on the client's request")
 		}
@@ -234,7 +236,7 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 			io.WriteString(w, "x")
 			return http.NewResponseController(w).Flush()
 		})
-		c := s.get("/").wants("200 answered x").wantsField("X-Late", "yes").wantsField("X-Too-Late", "").wantsField("Link", "")
+		c := s.get("/", waits(9)).wants("200 answered x").wantsField("X-Late", "yes").wantsField("X-Too-Late", "").wantsField("Link", "")
 		if len(c.w.informed) > 0 {
 			t.Errorf("got informational answers %v", c.w.informed)
 		}
@@ -258,7 +260,7 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 			return tagged("1")(w, r)
 		})
 		server := new(http.Server)
-		r := newRequest(http.MethodGet, "/", "")
+		r := newRequest(http.MethodGet, "/", "", waits(9))
 		s.send(r.WithContext(context.WithValue(r.Context(), http.ServerContextKey, server))).wants("200 answered state 1")
 		if got != server {
 			t.Errorf("got server %v in a check; want that of the client", got)
@@ -268,12 +270,12 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 	t.Run("a client's deadline is not that of the check", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(slowly(3*time.Second, tagged("1")))
-		r := newRequest(http.MethodGet, "/", "")
+		r := newRequest(http.MethodGet, "/", "", waits(9))
 		ctx, cancel := context.WithTimeout(r.Context(), time.Second)
 		defer cancel()
 		first := s.send(r.WithContext(ctx))
 		settle(0)
-		second := s.get("/")
+		second := s.get("/", waits(9))
 		first.wants("499 left").within(time.Second, time.Second)
 		second.wants("200 answered state 1").within(3*time.Second, 6*time.Second)
 	}))

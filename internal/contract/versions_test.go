@@ -299,7 +299,7 @@ func TestHoldWhile(t *testing.T) {
 		"blank text":           {"{lp.json.events} empty", reply(200, `{"events":"  "}`), true},
 		"null":                 {"{lp.json.events} empty", reply(200, `{"events":null}`), true},
 		"missing":              {"{lp.json.events} empty", reply(200, `{}`), true},
-		"no JSON":              {"{lp.json.events} empty", reply(200, `<html>`), true},
+		"no JSON":              {"{lp.json.events} empty", reply(200, `<html>`), false},
 		"no body":              {"{lp.json.events} empty", reply(204, ``), true},
 		"not empty":            {"{lp.json.events} empty", reply(200, `{"events":[1]}`), false},
 		"false is a value":     {"{lp.json.events} empty", reply(200, `{"events":false}`), false},

@@ -132,7 +132,7 @@ func TestWakerWatches(t *testing.T) {
 		s := newSite(t, patient+"wake spy\nstrip_query since")
 		s.before = setTenant
 		s.get("http://One.example/a%20b?id=7&since=3", has("1"), "X-Tenant: blue").mustWait()
-		want := "GET One.example /a b 7 blue blue"
+		want := "GET one.example /a b 7 blue blue"
 		if got := s.spy(0).watched()[0].asks; got != want {
 			t.Errorf("got %q; want %q", got, want)
 		}
