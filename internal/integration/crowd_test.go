@@ -304,8 +304,8 @@ func testOutage(t *testing.T, caddy binary) {
 		before := failed()
 		b.kill()
 		waitFor(t, "failing checks", func() bool { return failed() >= before+2 })
-		c.get("/").want(t, 502, "failed")
-		c.get("/", `If-None-Match: "one"`).want(t, 502, "failed")
+		c.get("/").want(t, 502, "answered")
+		c.get("/", `If-None-Match: "none"`).want(t, 502, "failed")
 		wantWaiting(t, all)
 		b.listen(t, b)
 		asked := b.asked.Load()
@@ -329,7 +329,7 @@ func testOutage(t *testing.T, caddy binary) {
 	}
 }
 
-// testDemo does what README says of the demo, on other ports.
+// testDemo does what the quickstart says of the demo, on other ports.
 func testDemo(t *testing.T, caddy binary) {
 	dir := shortTempDir(t)
 	if err := os.CopyFS(filepath.Join(dir, "testdata", "demo"), os.DirFS("testdata/demo")); err != nil {
@@ -357,7 +357,7 @@ func testDemo(t *testing.T, caddy binary) {
 	if page := c.get("/").want(t, 200, "").body; !strings.Contains(page, path) {
 		t.Errorf("the page does not ask for %s", path)
 	}
-	first := c.get(path).want(t, 200, "answered").wantBody(t, `{"order": 42, "status": "packing"}`+"\n").
+	first := c.get(path, "Prefer: wait=25").want(t, 200, "answered").wantBody(t, `{"order": 42, "status": "packing"}`+"\n").
 		wantFields(t, "Cache-Control: no-cache", "Content-Type: application/json")
 	version := "If-None-Match: " + first.header.Get("ETag")
 	c.get(path, version, "Prefer: wait=1").want(t, 304, "expired")

@@ -33,8 +33,8 @@ type browser struct {
 	said    []string // exceptions, and what the console says
 }
 
-// newBrowser starts Chromium, or skips the test.
-func newBrowser(t *testing.T) *browser {
+// newBrowser starts Chromium, with more flags if there are any, or skips the test.
+func newBrowser(t *testing.T, flags ...string) *browser {
 	t.Helper()
 	var path string
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
@@ -50,9 +50,9 @@ func newBrowser(t *testing.T) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+	cmd := exec.Command(path, append(flags, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-breakpad", "--hide-scrollbars",
-		"--user-data-dir="+profile, "--remote-debugging-pipe")
+		"--user-data-dir="+profile, "--remote-debugging-pipe")...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // it has children of its own
 	theirIn, out, err := os.Pipe()
 	if err != nil {

@@ -323,6 +323,7 @@ func testStreams(t *testing.T, caddy binary) {
 						t.Fatal(err)
 					}
 					req.Header.Set("Accept", stream.accept)
+					req.Header.Set("Prefer", "wait=20")
 					resp, err := c.http.Do(req)
 					if err != nil {
 						t.Fatal(err)

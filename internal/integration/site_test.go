@@ -270,7 +270,7 @@ func testHandleErrors(t *testing.T, caddy binary) {
 	}
 	b.kill()
 	released.wait().want(t, 502, "failed").wantBody(t, "sorry, 502").wantFields(t, "X-Page: error")
-	c.get("/held").want(t, 502, "failed").wantBody(t, "sorry, 502").wantFields(t, "X-Page: error")
+	c.get("/held").want(t, 502, "answered").wantBody(t, "sorry, 502").wantFields(t, "X-Page: error")
 	c.get("/elsewhere").want(t, 502, "").wantBody(t, "sorry, 502").wantFields(t, "X-Page: error")
 	wantWaiting(t, []*pending{held})
 	b.set("two")
@@ -432,7 +432,7 @@ func testLogAppend(t *testing.T, caddy binary) {
 	drained := c.poll("/drained", `If-None-Match: "two"`)
 	s.waitParked(1)
 	b.kill()
-	c.get("/failed").want(t, 502, "failed")
+	c.get("/failed", "Prefer: wait=5").want(t, 502, "failed")
 	s.exit(t)
 	drained.wait().want(t, 304, "drained")
 
