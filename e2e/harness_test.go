@@ -1,6 +1,6 @@
 // Package e2e runs the clients of systems that long-poll, unmodified, against
 // plain backends that answer at once, with the built binary in between: it is the
-// proof of README's recipes. It is a module of its own, so that what it needs
+// proof of the recipes in docs. It is a module of its own, so that what it needs
 // never enters a user's build.
 package e2e
 

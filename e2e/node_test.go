@@ -133,9 +133,16 @@ func script(t *testing.T, name string, args ...string) clients {
 	} else if err != nil {
 		t.Fatal(err)
 	}
+	return spoken("node", "node", name, args...)
+}
+
+// spoken makes clients of a script in dir: `program name SITE N args` runs N of them
+// until its standard input ends, and says a line of JSON for each value or error that one
+// of them is told.
+func spoken(dir, program, name string, args ...string) clients {
 	return func(ctx context.Context, site string, n int, tell tell) error {
-		cmd := exec.Command("node", append([]string{name, site, strconv.Itoa(n)}, args...)...)
-		cmd.Dir = "node"
+		cmd := exec.Command(program, append([]string{name, site, strconv.Itoa(n)}, args...)...)
+		cmd.Dir = dir
 		var stderr buffer
 		cmd.Stderr = &stderr
 		stdin, err := cmd.StdinPipe()
