@@ -16,6 +16,7 @@ import (
 type poll struct {
 	method, path string
 	tag, since   string // If-None-Match and If-Modified-Since, as the last answer has them
+	wait         string // in seconds, as Prefer says; empty for nothing said
 }
 
 // answer is what a client got.
@@ -125,6 +126,9 @@ func (c *crowd) ask(i int, p poll) error {
 	}
 	if p.since != "" {
 		text = fmt.Appendf(text, "If-Modified-Since: %s\r\n", p.since)
+	}
+	if p.wait != "" {
+		text = fmt.Appendf(text, "Prefer: wait=%s\r\n", p.wait)
 	}
 	if p.method == "POST" {
 		text = append(text, "Content-Length: 0\r\n"...)

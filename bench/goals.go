@@ -34,8 +34,9 @@ var goals = []goal{
 	{"backend requests per second while all wait for one resource with interval 1s", of("one", waitAsks), 1.05, 0},
 	{"backend requests at a change, one of the interval among them if it is due", of("one", freeAsks), 2, 0},
 	{"memory per parked request above the floor, one resource, KiB", against("one", memory, "floor", difference), 1, 0},
-	{"memory per parked request above the floor, as many resources, KiB", against("many", memory, "floor", difference), 1, 0},
-	{"memory per parked request, to that of reverse_proxy", against("one", memory, "reverse_proxy", ratio), 1. / 3, 0},
+	{"memory per parked request above the floor, as many resources, KiB", against("many", memory, "floor", difference), 12, 0},
+	{"the same after a collection, KiB", against("many", live, "floor", difference), 6, 0},
+	{"memory per parked request, to that of reverse_proxy", against("one", memory, "reverse_proxy", ratio), 0.5, 0},
 	{"CPU while all are parked and nothing changes, above that while nobody is there, % of a core", func(t *table) (float64, bool) {
 		parked, ok := t.median("one", parkedAt, "long_poll")
 		nobody, _ := t.median("one", idle, "long_poll")
@@ -50,6 +51,16 @@ var goals = []goal{
 	{"CPU per request passed through, to that of the same Caddy without long_poll", beside("pass", passCPU, plainCPU), 1.03, 0},
 	{"the same with wake writes, requests", beside("writes", passed, plainPassed), 0, 0.97},
 	{"the same with wake writes, CPU", beside("writes", passCPU, plainCPU), 1.03, 0},
+	{"CPU per ordinary GET, each to another URL, with an ETag, to that of the same Caddy without long_poll", beside("get", passCPU, plainCPU), 1.1, 0},
+	{"the same without an ETag of the backend's", beside("get-untagged", passCPU, plainCPU), 1.15, 0},
+	{"CPU per ordinary GET, all to one URL, with an ETag, to that of the same Caddy without long_poll", beside("get-same", passCPU, plainCPU), 1.1, 0},
+	{"the same without an ETag of the backend's", beside("get-same-untagged", passCPU, plainCPU), 1.15, 0},
+	// Heap after a collection: a resource, or anything else that is kept of a URL, would be
+	// hundreds of bytes.
+	{"memory kept per ordinary GET, each to another URL, B", of("get", kept), 32, 0},
+	{"the same without an ETag of the backend's, B", of("get-untagged", kept), 32, 0},
+	{"backend requests per pause and resource in an outage, one resource", of("outage", outageAsks), 1, 0},
+	{"the same, ten resources", of("outage10", outageAsks), 1, 0},
 	{"memory that 1 MiB to each of all takes, MiB", of("big", growth), 100, 0},
 }
 

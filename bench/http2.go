@@ -69,9 +69,13 @@ func (c *streams) ask(i int, p poll) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.text.Reset()
+	prefer := ""
+	if p.wait != "" {
+		prefer = "wait=" + p.wait
+	}
 	for _, f := range []hpack.HeaderField{
 		{Name: ":method", Value: p.method}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: c.host}, {Name: ":path", Value: p.path},
-		{Name: "user-agent", Value: "bench"}, {Name: "accept", Value: "*/*"}, {Name: "if-none-match", Value: p.tag}, {Name: "if-modified-since", Value: p.since},
+		{Name: "user-agent", Value: "bench"}, {Name: "accept", Value: "*/*"}, {Name: "if-none-match", Value: p.tag}, {Name: "if-modified-since", Value: p.since}, {Name: "prefer", Value: prefer},
 	} {
 		if f.Value != "" {
 			_ = s.coder.WriteField(f) // into memory

@@ -154,6 +154,16 @@ func (p *process) settled() time.Time {
 	return at
 }
 
+// holds says what a child holds after a collection.
+func holds(s spec) (h held, err error) {
+	text, err := call("GET", "http://"+s.Debug+"/stats", "")
+	if err != nil {
+		return h, err
+	}
+	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
+	return h, json.Unmarshal(text, &h)
+}
+
 // freeAddr is an address that nobody listens on.
 func freeAddr() string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

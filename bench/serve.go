@@ -33,6 +33,7 @@ type spec struct {
 	Blocking bool           // the backend long-polls by itself
 	Grip     bool           // the backend speaks to Pushpin
 	HTTP2    bool           // without TLS
+	Untagged bool           // the backend gives no ETag
 	Size     int            // of the body
 	LongPoll map[string]any // more configuration
 }
@@ -48,6 +49,8 @@ type version struct {
 var (
 	current  atomic.Pointer[version]
 	bodySize = 200
+	untagged bool         // no ETag is given
+	failing  atomic.Bool  // polls are answered 503
 	asked    atomic.Int64 // requests but for writes
 )
 
@@ -85,8 +88,12 @@ func plain(w http.ResponseWriter, r *http.Request) {
 	if other(w, r) {
 		return
 	}
+	if failing.Load() {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
 	v := current.Load()
-	if r.Header.Get("If-None-Match") == tag(v.number) {
+	if !untagged && r.Header.Get("If-None-Match") == tag(v.number) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
@@ -113,6 +120,8 @@ func other(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case r.Method == http.MethodPost && r.URL.Path == "/pass":
 		write(w, current.Load())
+	case r.Method == http.MethodPost && r.URL.Path == "/fail":
+		failing.Store(true)
 	case r.Method == http.MethodPost:
 		advance()
 	case r.URL.Path == "/asked":
@@ -128,7 +137,9 @@ func tag(n int64) string { return fmt.Sprintf(`"v%d"`, n) }
 
 func write(w http.ResponseWriter, v *version) {
 	h := w.Header()
-	h["Etag"] = []string{tag(v.number)}
+	if !untagged {
+		h["Etag"] = []string{tag(v.number)}
+	}
 	h["Content-Type"] = []string{"application/json"}
 	h["Content-Length"] = []string{fmt.Sprint(len(v.body))}
 	w.Write(v.body)
@@ -172,6 +183,7 @@ func (s spec) prepare() {
 	if s.Size > 0 {
 		bodySize = s.Size
 	}
+	untagged = s.Untagged
 	current.Store(newVersion(1))
 	if s.Debug != "" {
 		go func() { fatal(http.ListenAndServe(s.Debug, nil)) }()

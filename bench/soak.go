@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -34,6 +33,7 @@ const (
 	longest       = 3 * time.Second // from a write to its delivery: an interval is 1 s
 	aftermath     = 5 * time.Second // of a restart: the pauses between checks have grown
 	instant       = 200 * time.Millisecond
+	ordinaryEvery = 10
 )
 
 func soakCommand(args []string) error {
@@ -119,6 +119,7 @@ type tally struct {
 	writes     int
 	deliveries int
 	released   int // without news
+	ordinary   int // requests that were told what their client has
 	away       int // errors while the backend was
 	cut        int // new connections, by a reload
 	reloads    int
@@ -151,9 +152,9 @@ func (t *tally) String() string {
 		}
 		return t.lags[(len(t.lags)-1)*percent/100].Round(10 * time.Microsecond)
 	}
-	return fmt.Sprintf("%d writes, %d deliveries, %d releases without news, %d errors of a backend that was away, "+
+	return fmt.Sprintf("%d writes, %d deliveries, %d releases without news, %d ordinary requests without news, %d errors of a backend that was away, "+
 		"%d new connections cut by a reload, %d reloads, %d restarts of the backend, %d of Redis; from write to delivery p50 %v, p99 %v, last %v",
-		t.writes, t.deliveries, t.released, t.away, t.cut, t.reloads, t.restarts, t.kills, at(50), at(99), at(100))
+		t.writes, t.deliveries, t.released, t.ordinary, t.away, t.cut, t.reloads, t.restarts, t.kills, at(50), at(99), at(100))
 }
 
 // handler is the configuration of long_poll. It differs from one reload to the next.
@@ -268,13 +269,15 @@ func (s *soaked) missing(have []int) (n int) {
 	return n
 }
 
-// client asks for a resource again and again. have is the version that it has, and
+// client asks for a resource again and again, and now and then without its version:
+// that is an ordinary request, and is never sent back in time either. have is the version that it has, and
 // is protected by record.mu.
 func (s *soaked) client(ctx context.Context, transport http.RoundTripper, resource int, have *int) {
 	url := fmt.Sprintf("http://%s/r/%d", s.spec.Addr, resource)
-	for ctx.Err() == nil {
+	for n := 1; ctx.Err() == nil; n++ {
+		ordinary := n%ordinaryEvery == 0
 		r, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
-		if *have > 0 {
+		if *have > 0 && !ordinary {
 			r.Header.Set("If-None-Match", tag(int64(*have)))
 		}
 		began := time.Now()
@@ -298,11 +301,18 @@ func (s *soaked) client(ctx context.Context, transport http.RoundTripper, resour
 			s.tally.count(&s.tally.released)
 		case resp.StatusCode == http.StatusOK:
 			v, _ := strconv.Atoi(string(text))
+			if ordinary && v == *have {
+				s.tally.count(&s.tally.ordinary)
+				continue
+			}
 			s.got(resource, *have, v)
 			s.record.mu.Lock()
 			*have = v
 			s.record.mu.Unlock()
-		case resp.StatusCode >= 500 && s.overlap(&s.away, began, time.Now()):
+		// Who names another version than the one that was known last, as after an ordinary
+		// request, is told what the last check has failed with, until the next one is due.
+		case resp.StatusCode >= 500 && resp.Header.Get("Retry-After") != "" && s.overlap(&s.away, began.Add(-aftermath), time.Now()),
+			resp.StatusCode >= 500 && s.overlap(&s.away, began, time.Now()):
 			s.tally.count(&s.tally.away)
 			time.Sleep(100 * time.Millisecond)
 		default:
@@ -389,12 +399,7 @@ func (s *soaked) atRest() (h held, err error) {
 		return h, err
 	}
 	s.settled()
-	text, err := call("GET", "http://"+s.spec.Debug+"/stats", "")
-	if err != nil {
-		return h, err
-	}
-	http.DefaultTransport.(*http.Transport).CloseIdleConnections()
-	return h, json.Unmarshal(text, &h)
+	return holds(s.spec)
 }
 
 // record is a backend that answers at once. What it knows outlives its restarts.
