@@ -227,6 +227,7 @@ func send(w http.ResponseWriter, r *http.Request, status int, body []byte) error
 // own copy: handlers around us change values in place.
 func fields(w http.ResponseWriter, p *poll.Poll, s *state.Reading) {
 	header := w.Header()
+	httphdr.DropShared(header) // what handlers on the way to us have set
 	for _, name := range s.Answer.Absent {
 		delete(header, name)
 	}
@@ -241,7 +242,11 @@ func fields(w http.ResponseWriter, p *poll.Poll, s *state.Reading) {
 		}
 		n := len(own)
 		own = append(own, f.Values...)
-		header[f.Name] = own[n:len(own):len(own)]
+		if values := own[n:len(own):len(own)]; f.Added {
+			header[f.Name] = slices.Concat(header[f.Name], values)
+		} else {
+			header[f.Name] = values
+		}
 	}
 	if len(s.Answer.Header["Cache-Control"]) == 0 {
 		httphdr.Revalidate(header) // what handlers on the way to us have set
@@ -259,7 +264,11 @@ func (re *Writer) notModified(p *poll.Poll, w http.ResponseWriter) error {
 		}
 		all, _ := s.Fields()
 		for _, f := range all {
-			if !httphdr.OfRepresentation(f.Name) {
+			switch {
+			case httphdr.OfRepresentation(f.Name):
+			case f.Added:
+				header[f.Name] = slices.Concat(header[f.Name], f.Values)
+			default:
 				header[f.Name] = slices.Clone(f.Values)
 			}
 		}
@@ -282,7 +291,11 @@ func (re *Writer) body(p *poll.Poll, w http.ResponseWriter, b *Body) error {
 	if s := p.Told; s.Answer != nil && !re.unread(s) {
 		// Who may read the answer may read what is told in its place.
 		for name, values := range s.Answer.Header {
-			if strings.HasPrefix(name, "Access-Control-") {
+			switch {
+			case !strings.HasPrefix(name, "Access-Control-"):
+			case slices.Contains(s.Answer.Added, name):
+				header[name] = slices.Concat(header[name], values)
+			default:
 				header[name] = slices.Clone(values)
 			}
 		}

@@ -21,6 +21,7 @@ type Answer struct {
 	Header  http.Header // without hop-by-hop fields and Set-Cookie
 	Cookies []string    // Set-Cookie, for the request whose exchange this was
 	Absent  []string    // fields that the handlers behind us took away
+	Added   []string    // fields to which they added: Header has what they added alone
 	Body    []byte
 
 	limit int64 // max_body
@@ -57,6 +58,10 @@ func NewAnswer(status int, header http.Header, body []byte, preset http.Header, 
 		case ofVersion(name): // whoever has set it
 		case slices.Equal(now, values):
 			delete(a.Header, name)
+		case name != "Cache-Control" && len(now) > len(values) && slices.Equal(now[:len(values)], values):
+			// What stands before it is of one client (a nonce, an address): others have theirs.
+			a.Header[name] = now[len(values):]
+			a.Added = append(a.Added, name)
 		}
 	}
 	return a
@@ -127,6 +132,8 @@ func (a *Answer) Validator() string {
 // 3.2). The ETag stays: Caddy's encode puts the one without its suffix into a 304.
 func (a *Answer) Freshened(by *Answer) *Answer {
 	b := &Answer{Status: a.Status, Header: a.Header.Clone(), Cookies: by.Cookies, Absent: a.Absent, Body: a.Body, limit: a.limit}
+	b.Added = slices.DeleteFunc(slices.Clone(a.Added), func(name string) bool { return by.Header[name] != nil })
+	b.Added = append(b.Added, by.Added...)
 	for _, name := range httphdr.PauseFields {
 		delete(b.Header, name) // it asked for a pause then, and does not now
 	}

@@ -234,6 +234,7 @@ func (s *State) Text() string {
 type Field struct {
 	Name   string
 	Values []string
+	Added  bool // to what its own way to us has set
 }
 
 // Fields are the end-to-end fields of the answer, and how many lines they have. They
@@ -251,7 +252,7 @@ func (s *State) Fields() ([]Field, int) {
 			httphdr.Revalidate(header)
 		}
 		for name, values := range header {
-			s.shown = append(s.shown, Field{name, values})
+			s.shown = append(s.shown, Field{name, values, slices.Contains(s.Answer.Added, name)})
 			s.lines += len(values)
 		}
 	})

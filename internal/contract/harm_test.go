@@ -1,0 +1,82 @@
+package contract_test
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+)
+
+// What one client can do to another.
+
+// What handlers in front have set for one client, and handlers behind add to, as
+// reverse_proxy does with what the backend says, is for that client alone.
+func TestFieldsOfOneClientThatAreAddedTo(t *testing.T) {
+	const nonces = "Content-Security-Policy-Report-Only"
+	front := func(s *site) {
+		n := 0
+		s.before = func(w http.ResponseWriter, _ *http.Request) {
+			n++
+			w.Header().Set("X-Client", fmt.Sprint("client ", n))
+			w.Header().Set(nonces, fmt.Sprint("nonce-", n))
+		}
+	}
+	added := []string{"X-Client: behind", nonces + ": script-src 'self'"}
+
+	t.Run("of an answer", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		front(s)
+		s.backend.say(tagged("1", added...))
+		one, two := s.get("/", has("1")), s.get("/", has("1"))
+		settle(2e9)
+		s.backend.say(tagged("2", added...))
+		one.wants("200 changed state 2").wantsField("X-Client", "client 1 | behind").wantsField(nonces, "nonce-1 | script-src 'self'")
+		two.wants("200 changed state 2").wantsField("X-Client", "client 2 | behind").wantsField(nonces, "nonce-2 | script-src 'self'")
+	}))
+
+	t.Run("of a 304", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		front(s)
+		s.backend.say(tagged("1", added...))
+		one, two := s.get("/", has("1"), waits(5)), s.get("/", has("1"), waits(5))
+		one.wants("304 expired").wantsField("X-Client", "client 1 | behind")
+		two.wants("304 expired").wantsField("X-Client", "client 2 | behind")
+	}))
+
+	t.Run("with a configured body", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"on_change 200 yes")
+		n := 0
+		s.before = func(w http.ResponseWriter, _ *http.Request) {
+			n++
+			w.Header().Set("Access-Control-Expose-Headers", fmt.Sprint("X-", n))
+		}
+		s.backend.say(tagged("1", "Access-Control-Expose-Headers: ETag"))
+		one, two := s.get("/", has("0")), s.get("/", has("0"))
+		one.wants("200 answered yes").wantsField("Access-Control-Expose-Headers", "X-1 | ETag")
+		two.wants("200 answered yes").wantsField("Access-Control-Expose-Headers", "X-2 | ETag")
+	}))
+}
+
+// A cache in front of Caddy must not answer polls, whoever has told it to (contract 5).
+func TestSharedCachesThatHandlersInFrontSpeakTo(t *testing.T) {
+	for name, says := range map[string]string{"and the backend to others": "Cache-Control: no-cache", "and nobody else": "X-Nothing: 1"} {
+		t.Run(name, virtual(func(t *testing.T) {
+			s := newSite(t, steady)
+			s.before = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("CDN-Cache-Control", "max-age=60")
+				w.Header().Set("Surrogate-Control", "max-age=60")
+			}
+			s.backend.say(tagged("1", says))
+			for _, c := range []*client{s.get("/", waits(5)), s.get("/", has("1"), waits(5))} {
+				c.wantsField("CDN-Cache-Control", "").wantsField("Surrogate-Control", "").wantsField("Cache-Control", "no-cache")
+			}
+		}))
+	}
+
+	t.Run("by a field that the backend adds to", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		s.before = func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "max-age=3600") }
+		s.backend.say(tagged("1", "Cache-Control: must-revalidate"))
+		s.get("/", waits(5)).wants("200 answered state 1").wantsField("Cache-Control", "no-cache")
+		s.get("/", has("1"), waits(5)).wants("304 expired").wantsField("Cache-Control", "no-cache")
+	}))
+}
