@@ -58,7 +58,7 @@ func NewAnswer(status int, header http.Header, body []byte, preset http.Header, 
 		case ofVersion(name): // whoever has set it
 		case slices.Equal(now, values):
 			delete(a.Header, name)
-		case name != "Cache-Control" && len(now) > len(values) && slices.Equal(now[:len(values)], values):
+		case name != "Cache-Control" && name != "Vary" && len(now) > len(values) && slices.Equal(now[:len(values)], values):
 			// What stands before it is of one client (a nonce, an address): others have theirs.
 			a.Header[name] = now[len(values):]
 			a.Added = append(a.Added, name)
