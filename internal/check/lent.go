@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 )
 
 // lent is what a check may know of the placeholders that were set on the client's
@@ -19,7 +20,7 @@ type lent struct {
 	wanted     *wanted
 	repl       *caddy.Replacer // nil when the client has it back
 	values     map[string]any
-	names      []string // that a check has asked for, known or not, sorted
+	names      []string // that a check has asked for, known or not, sorted: one more than share.MaxWanted at most
 	user       bool     // those who share have the same authenticated user
 }
 
@@ -59,7 +60,7 @@ func (l *lent) get(key string) (any, bool) {
 	}
 	l.Lock()
 	defer l.Unlock()
-	if at, known := slices.BinarySearch(l.names, key); !known && len(l.names) < maxWanted && !(l.user && key == "http.auth.user.id") {
+	if at, known := slices.BinarySearch(l.names, key); !known && len(l.names) <= share.MaxWanted && !(l.user && key == "http.auth.user.id") {
 		l.names = slices.Insert(l.names, at, key)
 	}
 	if v, ok := l.values[key]; ok {
@@ -95,10 +96,6 @@ func (l *lent) value(name string) (string, bool) {
 	return caddy.ToString(v), ok
 }
 
-// maxWanted bounds the placeholders that are remembered. They come from the
-// configuration, but a bound costs nothing.
-const maxWanted = 64
-
 // wanted is a small set of the placeholders that the handlers behind us ask for.
 type wanted struct {
 	mu  sync.Mutex // protects all
@@ -108,7 +105,7 @@ type wanted struct {
 func (n *wanted) add(name string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if len(n.all) < maxWanted && !slices.Contains(n.all, name) {
+	if len(n.all) < share.MaxWanted && !slices.Contains(n.all, name) {
 		n.all = append(n.all, name)
 	}
 }

@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // What one client can do to another.
@@ -27,7 +31,7 @@ func TestFieldsOfOneClientThatAreAddedTo(t *testing.T) {
 		front(s)
 		s.backend.say(tagged("1", added...))
 		one, two := s.get("/", has("1")), s.get("/", has("1"))
-		settle(2e9)
+		settle(2 * time.Second)
 		s.backend.say(tagged("2", added...))
 		one.wants("200 changed state 2").wantsField("X-Client", "client 1 | behind").wantsField(nonces, "nonce-1 | script-src 'self'")
 		two.wants("200 changed state 2").wantsField("X-Client", "client 2 | behind").wantsField(nonces, "nonce-2 | script-src 'self'")
@@ -79,4 +83,47 @@ func TestSharedCachesThatHandlersInFrontSpeakTo(t *testing.T) {
 		s.get("/", waits(5)).wants("200 answered state 1").wantsField("Cache-Control", "no-cache")
 		s.get("/", has("1"), waits(5)).wants("304 expired").wantsField("Cache-Control", "no-cache")
 	}))
+}
+
+// An answer that was made of more placeholders than are remembered is for who it was
+// made for: nobody can tell any more whose else it is.
+func TestRule4MorePlaceholdersThanAreRemembered(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		s.before = func(_ http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("tenant", r.Header.Get("Sec-Tenant"))
+		}
+		s.backend.say(slowly(time.Second, func(w http.ResponseWriter, r *http.Request) error {
+			repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			for i := range 200 {
+				repl.Get(fmt.Sprint("unknown.", i))
+			}
+			return reply(200, "for "+repl.ReplaceAll("{tenant}", "nobody"))(w, r)
+		}))
+		for range 3 {
+			for i, told := range together(s, []string{"Sec-Tenant: a"}, []string{"Sec-Tenant: b"}, []string{"Sec-Tenant: c"}) {
+				if want := "for " + string(rune('a'+i)); told != want {
+					t.Errorf("poll %d got %q; want %q", i, told, want)
+				}
+			}
+		}
+	})(t)
+}
+
+// A var that is a list is compared as one.
+func TestRule4VarsThatAreLists(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		roles := map[string][]string{"a": {"user", "admin"}, "b": {"user admin"}}
+		s.before = func(_ http.ResponseWriter, r *http.Request) {
+			caddyhttp.SetVar(r.Context(), "roles", roles[r.Header.Get("Sec-Who")])
+		}
+		s.backend.say(slowly(time.Second, func(w http.ResponseWriter, r *http.Request) error {
+			return reply(200, fmt.Sprintf("%q", caddyhttp.GetVar(r.Context(), "roles")))(w, r)
+		}))
+		told := together(s, []string{"Sec-Who: a"}, []string{"Sec-Who: b"})
+		if told[0] != `["user" "admin"]` || told[1] != `["user admin"]` {
+			t.Errorf("got %v", told)
+		}
+	})(t)
 }

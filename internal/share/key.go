@@ -267,7 +267,7 @@ func addVars(text []byte, a *Asker) []byte {
 		case string:
 			text = addPart(append(text, 's'), value)
 		case nil, bool, int, int32, int64, uint, uint32, uint64, float32, float64, []string:
-			text = addPart(append(text, 'v'), fmt.Sprintf("%T %q", value, fmt.Sprint(value)))
+			text = addPart(append(text, 'v'), fmt.Sprintf("%T %#v", value, value))
 		default:
 			text = binary.BigEndian.AppendUint64(append(text, '?'), a.ID)
 		}

@@ -87,10 +87,17 @@ func (v *Variation) Key(base lot.Key, s Sharer) lot.Key {
 	return sha256.Sum256(text)
 }
 
+// MaxWanted bounds the placeholders that are remembered. They come from the
+// configuration, as a rule.
+const MaxWanted = 64
+
 // Variation reads Vary and Cache-Control of an answer; wanted are the placeholders
-// that were asked for to make it.
+// that were asked for to make it. Where those are more than MaxWanted nobody shares.
 func (ru *Rules) Variation(header http.Header, wanted []string) *Variation {
 	v := Variation{wanted: wanted}
+	if len(wanted) > MaxWanted {
+		v.wanted, v.all = nil, true
+	}
 	for _, field := range header["Vary"] {
 		for name := range strings.SplitSeq(field, ",") {
 			v.vary(ru, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name)))
