@@ -279,7 +279,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	answers.Configured, answers.Named = h.Version != "", h.Since != "" && !poll.OfTags(h.Since)
 	sharing, unsaid := share.New(share.Config{
 		Public: h.Public, Vary: h.Vary, Key: h.Key, StripQuery: h.StripQuery,
-		UserAgent: "long_poll/" + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0,
+		UserAgent: "long_poll/" + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0, Local: looks.Local || len(looks.Address) > 0,
 	})
 	if unsaid {
 		h.site.Looked(looks.Address)

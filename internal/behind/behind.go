@@ -25,6 +25,10 @@ type Looks struct {
 	// each once, in the order of the requests' way. Those that are compared anyway
 	// are among them.
 	Fields []string
+
+	// Local says that something looks at the address that a request has come to: the
+	// placeholders of that, FastCGI (SERVER_ADDR), and who may look at anything.
+	Local bool
 }
 
 // At says what stands behind self, a pointer to a handler that is being provisioned in

@@ -79,6 +79,8 @@ func (l *looker) config(id caddy.ModuleID, module reflect.Value, raw json.RawMes
 		}](raw).ProxyProtocol != "" {
 			l.address("proxy_protocol")
 		}
+	case "http.reverse_proxy.transport.fastcgi":
+		l.looks.Local = true
 	case "http.reverse_proxy.selection_policies.header":
 		l.field(read[struct{ Field string }](raw).Field)
 	case "http.reverse_proxy.selection_policies.cookie":

@@ -82,6 +82,27 @@ func TestModules(t *testing.T) {
 	}
 }
 
+// TestLocal is of who looks at the address that a request has come to.
+func TestLocal(t *testing.T) {
+	for handler, want := range map[string]bool{
+		`{"handler": "vars", "a": "{http.request.local.host}"}`:                                                              true,
+		`{"handler": "reverse_proxy", "upstreams": [{"dial": "{http.request.local.host}:80"}]}`:                              true,
+		`{"handler": "log_append", "key": "a", "value": "{http.request.local}"}`:                                             true,
+		`{"handler": "subroute", "routes": [{"match": [{"vars": {"{http.request.local.host}": ["::1"]}}]}]}`:                 true,
+		`{"handler": "subroute", "routes": [{"match": [{"expression": "{http.request.local.host} == '::1'"}]}]}`:             true,
+		`{"handler": "subroute", "routes": [{"match": [{"expression": "ph(req, 'http.request.local.host') == '::1'"}]}]}`:    true,
+		`{"handler": "reverse_proxy", "transport": {"protocol": "fastcgi"}}`:                                                 true,
+		`{"handler": "vars", "a": "{http.request.local.port}"}`:                                                              false,
+		`{"handler": "reverse_proxy", "transport": {"protocol": "http"}, "upstreams": [{"dial": "{http.request.host}:80"}]}`: false,
+	} {
+		l := newLooker()
+		l.handlers([]json.RawMessage{json.RawMessage(handler)})
+		if l.looks.Local != want || len(l.looks.Address) > 0 {
+			t.Errorf("%s: got %+v; want local: %t", handler, l.looks, want)
+		}
+	}
+}
+
 // TestEnded is of handlers after which nothing is reached.
 func TestEnded(t *testing.T) {
 	for handler, want := range map[string]bool{

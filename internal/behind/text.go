@@ -41,6 +41,10 @@ func (l *looker) placeholder(name string) {
 		l.address("{" + name + "}")
 		return
 	}
+	if name == "http.request.local" || name == "http.request.local.host" {
+		l.looks.Local = true
+		return
+	}
 	for _, prefix := range []string{"http.request.header.", "header.", ">"} {
 		if field, ok := strings.CutPrefix(name, prefix); ok {
 			l.field(field)

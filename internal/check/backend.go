@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -52,7 +51,7 @@ type Backend struct {
 func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) *Backend {
 	r, of := p.Request, p.Asker()
 	b := &Backend{Subject: p.Subject, c: c, next: next, preset: c.preset(w.Header()), alone: p.Variation.Alone()}
-	b.asker = share.Asker{ID: of.ID, Body: of.Body, User: of.User, Trusted: of.Trusted, Method: of.Method, Port: of.Port}
+	b.asker = share.Asker{ID: of.ID, Body: of.Body, User: of.User, Trusted: of.Trusted, Method: of.Method, Local: c.Share.LocalAddr(of)}
 	b.asker.ClientIP = c.Share.ClientIP(r, of, p.Variation)
 	b.asker.Groups = maps.Clone(of.Groups)
 	b.asker.Value = func(text string) string { return b.Replacer().ReplaceAll(text, "") }
@@ -68,8 +67,7 @@ func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Ha
 	if v := r.Context().Value(http.ServerContextKey); v != nil {
 		b.ctx = context.WithValue(b.ctx, http.ServerContextKey, v)
 	}
-	port, _ := strconv.Atoi(of.Port)
-	b.ctx = tap.MarkCheck(context.WithValue(b.ctx, http.LocalAddrContextKey, net.Addr(&net.TCPAddr{Port: port})))
+	b.ctx = tap.MarkCheck(context.WithValue(b.ctx, http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(b.asker.Local))))
 	b.server, _ = r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	b.lent = c.lend(p.Replacer())
 	p.Lent = b.lent

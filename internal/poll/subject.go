@@ -3,7 +3,7 @@ package poll
 import (
 	"net"
 	"net/http"
-	"strconv"
+	"net/netip"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -51,11 +51,11 @@ func (p *Poll) describe(a *share.Asker) {
 	}
 	switch local := ctx.Value(http.LocalAddrContextKey).(type) {
 	case *net.TCPAddr: // the usual ones, without the text of the address
-		a.Port = strconv.Itoa(local.Port)
+		a.Local = local.AddrPort()
 	case *net.UDPAddr:
-		a.Port = strconv.Itoa(local.Port)
+		a.Local = local.AddrPort()
 	case net.Addr:
-		_, a.Port, _ = net.SplitHostPort(local.String())
+		a.Local, _ = netip.ParseAddrPort(local.String())
 	}
 	if len(p.rules.Share.Values) > 0 {
 		a.Value = func(text string) string { return p.repl.ReplaceAll(text, "") }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
@@ -68,7 +69,7 @@ func (d *drawn) request() (*http.Request, *Asker) {
 	for range d.n(3) {
 		r.Header["Connection"] = append(r.Header["Connection"], pick(d, "close", "keep-alive", strings.ToLower(pick(d, drawnFields...))))
 	}
-	a := &Asker{ID: 1, User: pick(d, "", "", "alice", "bob"), ClientIP: pick(d, "10.0.0.1", "10.0.0.2"), Trusted: d.flag(), Port: pick(d, "80", "443")}
+	a := &Asker{ID: 1, User: pick(d, "", "", "alice", "bob"), ClientIP: pick(d, "10.0.0.1", "10.0.0.2"), Trusted: d.flag(), Local: netip.MustParseAddrPort(pick(d, "192.0.2.7:80", "192.0.2.8:443"))}
 	if d.flag() {
 		r.TLS = &tls.ConnectionState{ServerName: pick(d, "", "a.example")}
 		for range d.n(3) {
@@ -109,7 +110,7 @@ func check(ru *Rules, r *http.Request, a *Asker, v *Variation) (*http.Request, *
 		}
 	}
 	ca := &Asker{
-		ID: a.ID, Body: a.Body, User: a.User, Trusted: a.Trusted, Method: a.Method, Port: a.Port, Groups: a.Groups,
+		ID: a.ID, Body: a.Body, User: a.User, Trusted: a.Trusted, Method: a.Method, Local: ru.LocalAddr(a), Groups: a.Groups,
 		ClientIP: ru.ClientIP(r, a, v), Vars: maps.Clone(a.Vars),
 	}
 	if a.URL != nil {

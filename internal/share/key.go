@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -33,7 +34,7 @@ type Asker struct {
 	Trusted  bool   // its peer is a trusted proxy
 	Method   string // as it was before rewrites; empty if it is what it was
 	URL      *url.URL
-	Port     string              // that it has come to
+	Local    netip.AddrPort      // that it has come to
 	Vars     map[string]any      // that handlers have set
 	Groups   map[string]struct{} // of routes that have matched
 	Value    func(string) string // replaces placeholders
@@ -48,9 +49,12 @@ func (ru *Rules) Key(r *http.Request, name lot.Name, a *Asker) lot.Key {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	for _, part := range []string{scheme, name.Method, name.Host, a.Port} {
+	for _, part := range []string{scheme, name.Method, name.Host} {
 		text = addPart(text, part)
 	}
+	local := ru.LocalAddr(a)
+	ip := local.Addr().As16()
+	text = addPart(append(binary.BigEndian.AppendUint16(text, local.Port()), ip[:]...), local.Addr().Zone())
 	text = ru.addURL(text, r.URL)
 	if a.URL != nil && (a.Method != r.Method || !ru.sameURL(a.URL, r.URL)) {
 		text = ru.addURL(addPart(append(text, 3), a.Method), a.URL)
@@ -221,6 +225,15 @@ func (ru *Rules) ClientIP(r *http.Request, a *Asker, v *Variation) string {
 		return a.ClientIP
 	}
 	return Nobody
+}
+
+// LocalAddr is the address that a check for those who share with a has come to: the port
+// alone, unless somebody behind looks at all of it.
+func (ru *Rules) LocalAddr(a *Asker) netip.AddrPort {
+	if !ru.Local {
+		return netip.AddrPortFrom(netip.Addr{}, a.Local.Port())
+	}
+	return netip.AddrPortFrom(a.Local.Addr().Unmap(), a.Local.Port())
 }
 
 // Credentials reports whether r says on whose behalf it asks.

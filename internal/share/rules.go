@@ -18,6 +18,7 @@ type Config struct {
 	UserAgent string   // of checks that are nobody's
 	Looks     []string // request fields, canonical, that somebody behind looks at
 	Seen      bool     // somebody behind looks at the client's address
+	Local     bool     // somebody behind looks at the address that a request has come to
 }
 
 // Rules is what decides who shares (contract 7.4).
@@ -26,6 +27,7 @@ type Rules struct {
 	With       map[string]bool // request fields, canonical, that are compared and carried although they usually are not
 	Without    map[string]bool // and those that are not although they usually are
 	Address    Address
+	Local      bool     // the address that a request has come to is compared and carried, and not its port alone
 	StripQuery []string // query parameters that are neither compared nor carried
 	Values     []string // texts with placeholders that are compared
 	UserAgent  string   // of checks that are nobody's
@@ -46,7 +48,7 @@ const (
 // only because somebody behind looks at it, which an operator is to know.
 func New(c Config) (ru *Rules, unsaid bool) {
 	ru = &Rules{
-		Public: c.Public, StripQuery: c.StripQuery, Values: c.Key, UserAgent: c.UserAgent,
+		Public: c.Public, StripQuery: c.StripQuery, Local: c.Local, Values: c.Key, UserAgent: c.UserAgent,
 		With: make(map[string]bool), Without: make(map[string]bool),
 	}
 	said := namesAddress(c.Key)

@@ -1,0 +1,91 @@
+package integration_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestHarm has clients of one site do to one another what they can, through handlers of
+// Caddy's own in front of long_poll and behind it.
+func TestHarm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the real binary")
+	}
+	caddy := buildCaddy(t)
+	for name, test := range map[string]func(*testing.T, binary){
+		"addresses that requests come to":       testLocalAddresses,
+		"fields in front that are added behind": testFieldsAddedBehind,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, caddy)
+		})
+	}
+}
+
+// testLocalAddresses has one client come to each of two addresses, by one name: what
+// stands behind sees to which, in checks too.
+func testLocalAddresses(t *testing.T, caddy binary) {
+	b := serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(200 * time.Millisecond): // so that both could share
+		case <-r.Context().Done():
+		}
+		fmt.Fprint(w, "at ", r.Header.Get("X-Local"))
+	}))
+	port := freePort(t)
+	caddy.start(t, "", fmt.Sprintf(`http://127.0.0.1:%s {
+	bind 127.0.0.1 127.0.0.2
+	long_poll /api/*
+	@inside vars {http.request.local.host} 127.0.0.2
+	respond @inside "inside"
+	reverse_proxy %s {
+		header_up X-Local {http.request.local}
+	}
+}
+`, port, b.addr))
+	outside, inside := newClient(t, port), newClient(t, port)
+	inside.http.Transport.(*http.Transport).DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.2", port))
+	}
+	for range 2 {
+		out, in := outside.poll("/api/x", "Prefer: wait=5"), inside.poll("/api/x", "Prefer: wait=5")
+		out.wait().want(t, 200, "answered").wantBody(t, "at 127.0.0.1:"+port)
+		in.wait().want(t, 200, "answered").wantBody(t, "inside")
+	}
+}
+
+// testFieldsAddedBehind has a handler in front say something to each client alone, in a
+// field that the backend uses too.
+func testFieldsAddedBehind(t *testing.T, caddy binary) {
+	b := serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(200 * time.Millisecond): // so that all could share
+		case <-r.Context().Done():
+		}
+		w.Header().Set("X-Trace", "backend")
+		w.Header().Set("ETag", `"1"`)
+		fmt.Fprint(w, "one")
+	}))
+	port := freePort(t)
+	caddy.start(t, "", site(port, `
+	header X-Trace {http.request.header.User-Agent}
+	long_poll /api/*
+	reverse_proxy `+b.addr))
+	c := newClient(t, port)
+	for _, fields := range [][]string{{"Prefer: wait=5"}, {"Prefer: wait=1", `If-None-Match: "1"`}} {
+		all := crowd(5, func(i int) *pending {
+			return c.poll("/api/x", append(fields, fmt.Sprint("User-Agent: client-", i))...)
+		})
+		for i, p := range all {
+			if got, want := strings.Join(p.wait().header.Values("X-Trace"), " | "), fmt.Sprintf("client-%d | backend", i); got != want {
+				t.Errorf("client %d is told %q, want %q", i, got, want)
+			}
+		}
+	}
+}
