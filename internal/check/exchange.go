@@ -111,6 +111,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	case <-w.Stopped():
 		return nil, tap.ErrUnshared
 	case <-b.abandoned:
+		w.GiveUp() // who does not notice that the context has ended may notice this
 		return nil, errAbandoned
 	case <-timer.C:
 		if w.GiveUp() {

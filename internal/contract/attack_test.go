@@ -1,0 +1,34 @@
+package contract_test
+
+import (
+	"io"
+	"net/http"
+	"testing"
+	"time"
+)
+
+// Contract 7.5: a handler that does not look at its context, but at what its writes come
+// to, ends with the check.
+func TestRule5ChattyHandler(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"max_checks 1")
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			for range 100 {
+				if _, err := io.WriteString(w, "x"); err != nil {
+					return err
+				}
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		c := s.get("/a", has("1"))
+		settle(3 * time.Second)
+		c.leave()
+		settle(2 * time.Second)
+		if now, _ := s.backend.inFlight(); now != 0 {
+			t.Errorf("%d in flight; want none, two seconds after everybody left", now)
+		}
+		s.backend.say(tagged("1"))
+		s.get("/b", waits(0)).wants("200 answered state 1").within(0, 0)
+	})(t)
+}
