@@ -102,7 +102,8 @@ func (p *Poll) Current(s *state.Reading) bool {
 // version that its client has, and not by what the backend says.
 func (p *Poll) ParkOn(s *state.Reading) bool {
 	if p.parked == nil && p.waits() && p.Current(s) {
-		p.parked = &s.Version
+		version := s.Version // a copy: a pointer into s would keep its answer as long as the client is parked
+		p.parked = &version
 		p.shorten(s)
 	}
 	return p.parked != nil
