@@ -62,3 +62,73 @@ func TestRule9OldStatesAreNotKept(t *testing.T) {
 		}
 	})(t)
 }
+
+// Contract 7.6: a time that is up while the check is in flight that tells is up when
+// that ends.
+func TestRule6TimeUpDuringACheck(t *testing.T) {
+	t.Run("the first one", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		s.backend.say(sequence(slowly(3*time.Second, tagged("1")), tagged("1")))
+		s.get("/", has("1"), waits(1)).wants("304 answered").within(3*time.Second, 3*time.Second)
+	}))
+
+	t.Run("of what holds it", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"hold_while {lp.header.Busy} is yes")
+		s.backend.say(slowly(3*time.Second, reply(200, "nothing yet", "Busy: yes")))
+		s.get("/", waits(1)).wants("200 answered nothing yet").within(3*time.Second, 3*time.Second)
+	}))
+
+	t.Run("with unversioned park", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"unversioned park")
+		s.backend.say(slowly(3*time.Second, tagged("1")))
+		s.get("/", waits(1)).wants("200 answered state 1").within(3*time.Second, 3*time.Second)
+	}))
+
+	t.Run("one that confirms a change, and fails", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		s.backend.say(sequence(tagged("1"), slowly(3*time.Second, tagged("2")), hung, tagged("2")))
+		other := s.get("/", has("1"))
+		settle(2 * time.Second)
+		c := s.get("/", has("1"), waits(5))
+		c.wants("504 failed").within(5*time.Second, 13*time.Second)
+		other.wants("200 changed state 2")
+	}))
+
+	t.Run("one that finds it as it was", virtual(func(t *testing.T) {
+		s := newSite(t, steady)
+		s.backend.say(sequence(tagged("1"), slowly(3*time.Second, tagged("2")), slowly(4*time.Second, tagged("1"))))
+		other := s.get("/", has("1"))
+		settle(2 * time.Second)
+		c := s.get("/", has("1"), waits(5))
+		c.wants("304 expired").within(5*time.Second, 8*time.Second)
+		other.wants("200 changed state 2")
+	}))
+}
+
+// A poll that does not wait is no longer held by what was different each time, once that
+// is what it has.
+func TestRule6NotParkedAfterItsPace(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"interval 5s")
+		s.backend.say(restless())
+		for range 5 {
+			s.get("/", waits(20)).wants("200 answered").within(0, 0)
+		}
+		s.backend.say(tagged("mine"))
+		s.get("/", has("mine"), waits(0)).wants("304 expired").within(5*time.Second, 5*time.Second)
+	})(t)
+}
+
+// Contract 3.9 and 7.6: a pause that is longer than anybody waits is cut short.
+func TestNoHotLoopNorATimeOut(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"interval 1m")
+		s.backend.say(restless())
+		for range 5 {
+			s.get("/", waits(0)).wants("200 answered").within(0, 0)
+		}
+		for range 4 {
+			s.get("/", waits(0)).wants("200 changed").within(20*time.Second, 25*time.Second)
+		}
+	})(t)
+}

@@ -140,6 +140,7 @@ func (sp *Spot) wait(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 			if v := p.TimeUp(m, m.Snapshot()); v.Kind != poll.Hold {
 				return v
 			}
+			p.Limit = 0 // what the check says that it still waits for ends the wait
 			timer.Reset(p.LastPatience())
 		}
 		if m.Parked() && !p.Draining && sp.Lot.IsDrained() {
@@ -219,12 +220,13 @@ func (sp *Spot) ask(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.Respo
 const minPace = time.Second
 
 // pace is the pause that p has to observe after the check that s is of: the interval,
-// or, where p can not be parked for so long, until its time is almost up (contract 7.6).
+// or, where p can not wait for so long, until its time is almost up (contract 7.6).
 func (sp *Spot) pace(p *poll.Poll, s *poll.Snapshot) time.Duration {
-	if p.Limit == 0 {
-		return sp.Rules.Interval
+	by := p.NeedBy()
+	if p.Limit == 0 { // it does not mind, but is not to be told that no check has ended
+		by = time.Now().Add(p.Patience() * 7 / 8)
 	}
-	return min(sp.Rules.Interval, max(p.NeedBy().Sub(s.Began), minPace))
+	return min(sp.Rules.Interval, max(by.Sub(s.Began), minPace))
 }
 
 // park counts p among the parked. Where it can not be it returns what becomes of p.

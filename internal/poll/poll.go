@@ -67,7 +67,7 @@ type Rules struct {
 type Poll struct {
 	Subject
 	Arrived time.Time
-	Limit   time.Duration // how long it may be parked; 0 is not at all
+	Limit   time.Duration // how long it may be parked; 0 is not at all, or no longer
 	Applied string        // the value of a Prefer: wait that is honoured
 	Lent    Lent          // its placeholders, while a check may read them; nil if none may
 

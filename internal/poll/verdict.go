@@ -160,10 +160,12 @@ func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
 		return Verdict{Same, st}
 	case !holds:
 		return Verdict{Ready, st}
-	case m.Parked():
+	case m.Parked() && p.Limit > 0:
 		return Verdict{Hold, st}
 	case !recent && (p.Limit == 0 || p.awaitsFirst()):
 		return Verdict{Ask, st}
+	case m.Parked():
+		return Verdict{Expire, st}
 	case p.Limit == 0:
 		return Verdict{Same, st}
 	}
@@ -187,7 +189,7 @@ func (p *Poll) lookAtFault(m *Waiter, s *Snapshot) (v Verdict, ok bool) {
 	}
 	switch {
 	case m.Parked():
-		if p.rules.Release {
+		if p.rules.Release || p.Limit == 0 && m.Tried(s) {
 			return p.fault(s), true
 		}
 		return Verdict{}, false
@@ -275,7 +277,7 @@ func (p *Poll) Truthful(m *Waiter, s *Snapshot) bool {
 // Patience is how long the poll waits before TimeUp is asked.
 func (p *Poll) Patience() time.Duration {
 	if p.Limit == 0 {
-		return p.rules.patience() // for a check, not parked
+		return p.LastPatience() // for a check, not parked
 	}
 	return time.Until(p.Arrived.Add(p.Limit))
 }
