@@ -35,9 +35,9 @@ func (sp *Spot) Unreserve(p *poll.Poll) {
 	}
 }
 
-// Wait waits with everybody who waits for the same. start has a resource checked on
-// behalf of p. It has returned before anything is answered, and its stack frame with
-// it.
+// Wait waits with everybody who waits for the same, and returns what becomes of p.
+// start has a resource checked on behalf of p. Wait has returned before anything is
+// answered, so that its stack frame is gone by then.
 //
 //go:noinline
 func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
@@ -126,7 +126,7 @@ func (sp *Spot) wait(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 			drained = sp.Lot.Drained()
 		}
 		if timer == nil {
-			timer = time.NewTimer(p.Patience())
+			timer = time.NewTimer(p.TimeLeft())
 		}
 		select {
 		case <-awaited:
@@ -137,11 +137,11 @@ func (sp *Spot) wait(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 				return poll.Verdict{Kind: poll.Pass}
 			}
 		case <-timer.C:
-			if v := p.TimeUp(m, m.Snapshot()); v.Kind != poll.Hold {
+			if v := p.TimeUp(m, m.Snapshot()); v.Kind != poll.Patience {
 				return v
 			}
 			p.Limit = 0 // what the check says that it still waits for ends the wait
-			timer.Reset(p.LastPatience())
+			timer.Reset(p.PatienceLeft())
 		}
 		if m.Parked() && !p.Draining && sp.Lot.IsDrained() {
 			p.Draining = true

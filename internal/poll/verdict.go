@@ -22,17 +22,18 @@ type Verdict struct {
 type Kind int
 
 const (
-	Hold   Kind = iota // it waits: the client has what there is
-	Ask                // a check has to be made first
-	Ready              // there is something to say
-	Same               // there is nothing to say, but it must not wait
-	Expire             // its time is up
-	Drain              // it is released early
-	Fault              // it gets the backend's error
-	Refuse             // a bound forbids to park it
-	Gone               // its client has left
-	Moved              // it waits for something else than those it has joined
-	Pass               // it asks the backend for itself
+	Hold     Kind = iota // it waits: the client has what there is
+	Ask                  // a check has to be made first
+	Ready                // there is something to say
+	Same                 // there is nothing to say, but it must not wait
+	Expire               // its time is up
+	Patience             // its time is up, and it waits on: the check that tells is about to be made, or in flight
+	Drain                // it is released early
+	Fault                // it gets the backend's error
+	Refuse               // a bound forbids to park it
+	Gone                 // its client has left
+	Moved                // it waits for something else than those it has joined
+	Pass                 // it asks the backend for itself
 )
 
 // has reports whether the client has the version of s.
@@ -234,14 +235,14 @@ const MaxRestless = 4
 // ignore_match has left anything of, an operator is asked whether it matches too much.
 const MaxBlind = 3
 
-// Recent reports whether the state of s is no older than the question, or than what
-// `freshness` allows (contract 7.3).
+// Recent reports whether the state of s was read by a check that began after the poll
+// had come, or is no older than what `freshness` allows (contract 7.3).
 func (p *Poll) Recent(m *Waiter, s *Snapshot) bool {
 	return m.Asked(s) || p.rules.Freshness > 0 && !s.Began.Before(p.Arrived.Add(-p.rules.Freshness))
 }
 
-// TimeUp is what becomes of a poll whose time is up: Hold if there is nothing to say
-// yet, and it may wait for its first check a little longer.
+// TimeUp judges a snapshot for a poll whose time is up. It is never Hold or Ask: where
+// there is nothing to say yet, [Patience] has the poll wait for its check a little longer.
 func (p *Poll) TimeUp(m *Waiter, s *Snapshot) Verdict {
 	v := p.Look(m, s)
 	switch {
@@ -257,7 +258,7 @@ func (p *Poll) TimeUp(m *Waiter, s *Snapshot) Verdict {
 	case p.Draining:
 		return Verdict{Kind: Pass} // what has changed is not known well enough to be told
 	case (!m.Parked() || v.Kind == Ask) && time.Since(p.Arrived) < p.rules.patience():
-		return Verdict{Kind: Hold} // the check that tells is about to be made, or in flight
+		return Verdict{Kind: Patience}
 	}
 	err := caddyhttp.Error(overdueStatus, state.ErrOverdue)
 	return Verdict{Fault, &state.Reading{State: state.Failure(err, overdueStatus)}}
@@ -266,28 +267,29 @@ func (p *Poll) TimeUp(m *Waiter, s *Snapshot) Verdict {
 // overdueStatus is that of RFC 9110, section 15.6.5.
 const overdueStatus = 504
 
-// Truthful reports whether the client can be told that what s says is still so: that
-// was read after it asked, or it is what the client itself has said and nothing is
-// known to the contrary. A drain can not wait for another check: who has named no
-// version is told what is known, and can not be sent back in time by it.
+// Truthful reports whether the client can be told that what s says is still so: either
+// that was read after the poll had come, or it is what the client itself has named and
+// nothing is known to the contrary. A drain can not wait for another check: a client that
+// has named no version is told what is known, and can not be sent back in time by it.
 func (p *Poll) Truthful(m *Waiter, s *Snapshot) bool {
 	return p.Recent(m, s) || !s.Failed() && (p.Current(s.State) || p.Draining && !p.Named())
 }
 
-// Patience is how long the poll waits before TimeUp is asked.
-func (p *Poll) Patience() time.Duration {
+// TimeLeft is how long the poll waits before TimeUp is asked.
+func (p *Poll) TimeLeft() time.Duration {
 	if p.Limit == 0 {
 		return p.LastPatience() // for a check, not parked
 	}
 	return time.Until(p.Arrived.Add(p.Limit))
 }
 
-// LastPatience is how long the poll waits before TimeUp is asked once more.
-func (p *Poll) LastPatience() time.Duration { return time.Until(p.Arrived.Add(p.rules.patience())) }
+// PatienceLeft is how long the poll waits, after a verdict of [Patience], before TimeUp is
+// asked once more.
+func (p *Poll) PatienceLeft() time.Duration { return time.Until(p.Arrived.Add(p.rules.patience())) }
 
-// patience is how long a request that is not parked may wait for its first check,
-// where many others are checked before it: as long as without us, which is the one
-// in flight and one more.
+// patience is how long a poll that is not parked may wait for its first check, where
+// many others are checked before it: `hold`, or two times `check_timeout`, for the check
+// in flight and its own, if that is longer.
 func (ru *Rules) patience() time.Duration { return max(ru.Hold, 2*ru.CheckTimeout) }
 
 // NeedBy is when a poll that is held by what the backend says has to be told what it

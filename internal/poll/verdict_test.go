@@ -82,7 +82,7 @@ func TestVerdict(t *testing.T) {
 	}{
 		{"nothing is known", nil, func(s *scene) {
 			s.joins("/", named("1"))
-		}, Ask, Hold},
+		}, Ask, Patience},
 		{"nothing is known when its patience ends", nil, func(s *scene) {
 			s.joins("/", named("1"))
 			time.Sleep(25 * time.Second)
@@ -90,21 +90,21 @@ func TestVerdict(t *testing.T) {
 		{"nothing is known, and two checks take longer than hold", func(ru *Rules) { ru.CheckTimeout = 20 * time.Second }, func(s *scene) {
 			s.joins("/", named("1"))
 			time.Sleep(25 * time.Second)
-		}, Ask, Hold},
+		}, Ask, Patience},
 
 		// By version.
 		{"it has what was known", nil, func(s *scene) {
 			s.says(200, `"1"`, "")
 			s.joins("/", named("1"))
-		}, Hold, Hold},
+		}, Hold, Patience},
 		{"it has what is read", nil, func(s *scene) {
 			s.joins("/", named("1"))
 			s.says(200, `"1"`, "")
-		}, Hold, Hold},
+		}, Hold, Patience},
 		{"it has something else than was known", nil, func(s *scene) {
 			s.says(200, `"1"`, "")
 			s.joins("/", named("2"))
-		}, Ask, Hold},
+		}, Ask, Patience},
 		{"it has something else than is read", nil, func(s *scene) {
 			s.joins("/", named("1"))
 			s.says(200, `"2"`, "")
@@ -112,7 +112,7 @@ func TestVerdict(t *testing.T) {
 		{"it names nothing", nil, func(s *scene) {
 			s.says(200, `"1"`, "")
 			s.joins("/")
-		}, Ask, Hold},
+		}, Ask, Patience},
 		{"it names nothing, and it is read", nil, func(s *scene) {
 			s.joins("/")
 			s.says(200, `"1"`, "")
@@ -124,7 +124,7 @@ func TestVerdict(t *testing.T) {
 		{"by since", func(ru *Rules) { ru.Since, ru.State.Named = "{http.request.uri.query.v}", true }, func(s *scene) {
 			s.joins("/?v=1")
 			s.says(200, `"1"`, "")
-		}, Hold, Hold},
+		}, Hold, Patience},
 		{"by since, something else", func(ru *Rules) { ru.Since, ru.State.Named = "{http.request.uri.query.v}", true }, func(s *scene) {
 			s.joins("/?v=2")
 			s.says(200, `"1"`, "")
@@ -134,7 +134,7 @@ func TestVerdict(t *testing.T) {
 		{"it does not wait, and it was known", nil, func(s *scene) {
 			s.says(200, `"1"`, "")
 			s.joins("/", named("1"), "Wait: 0")
-		}, Ask, Hold},
+		}, Ask, Patience},
 		{"it does not wait, and it is read", nil, func(s *scene) {
 			s.joins("/", named("1"), "Wait: 0")
 			s.says(200, `"1"`, "")
@@ -154,7 +154,7 @@ func TestVerdict(t *testing.T) {
 			s.says(200, `"1"`, "")
 			time.Sleep(10*time.Second + 1)
 			s.joins("/")
-		}, Ask, Hold},
+		}, Ask, Patience},
 
 		// Parked.
 		{"parked, and nothing has changed", nil, func(s *scene) {
@@ -191,11 +191,11 @@ func TestVerdict(t *testing.T) {
 		{"the first change, of what was known", func(ru *Rules) { ru.ParkUnnamed = true }, func(s *scene) {
 			s.says(200, `"1"`, "")
 			s.joins("/")
-		}, Ask, Hold},
+		}, Ask, Patience},
 		{"the first change, of what is read", func(ru *Rules) { ru.ParkUnnamed = true }, func(s *scene) {
 			s.joins("/")
 			s.says(200, `"1"`, "")
-		}, Hold, Hold},
+		}, Hold, Patience},
 		{"the first change has come", func(ru *Rules) { ru.ParkUnnamed = true }, func(s *scene) {
 			s.joins("/")
 			s.says(200, `"1"`, "")
@@ -213,11 +213,11 @@ func TestVerdict(t *testing.T) {
 		{"hold_while, as was known", holdWhileQueued, func(s *scene) {
 			s.says(200, "", queued)
 			s.joins("/")
-		}, Hold, Hold},
+		}, Hold, Patience},
 		{"hold_while on a 404", holdWhileQueued, func(s *scene) {
 			s.joins("/")
 			s.says(404, "", queued)
-		}, Hold, Hold},
+		}, Hold, Patience},
 		{"hold_while no more", holdWhileQueued, func(s *scene) {
 			s.says(200, "", queued)
 			s.joins("/")
@@ -341,7 +341,7 @@ func TestVerdict(t *testing.T) {
 			unshared(s)
 			time.Sleep(30 * time.Second)
 			s.joins("/", named("1"))
-		}, Ask, Hold},
+		}, Ask, Patience},
 		{"it is another's", nil, func(s *scene) {
 			st := reading(s.rules, 200, `"1"`, "")
 			st.Variation = s.rules.Share.Variation(http.Header{"Vary": {"Referer"}}, nil)
@@ -355,7 +355,7 @@ func TestVerdict(t *testing.T) {
 			st.Varied = st.Variation.Key(lot.Key{}, share.Sharer{Header: http.Header{"Referer": {"a"}}, ID: 0})
 			s.check(st, false)
 			s.joins("/", named("1"), "Referer: a")
-		}, Hold, Hold},
+		}, Hold, Patience},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
