@@ -18,30 +18,30 @@ func Personal(name string) bool {
 	if _, ok := personal[name]; ok {
 		return true
 	}
-	if name == "" {
+	if name == "" || name[0] < 'A' || name[0] > 'Z' {
 		return false
 	}
-	switch name[0] { // it is asked of every field of every poll
-	case 'S':
-		return strings.HasPrefix(name, "Sec-")
-	case 'X':
-		return strings.HasPrefix(name, "X-B3-") || strings.HasPrefix(name, "X-Datadog-") || strings.HasPrefix(name, "X-Ot-") ||
-			strings.HasPrefix(name, "X-Dynatrace-") || strings.HasPrefix(name, "X-Instana-") || strings.HasPrefix(name, "X-Newrelic-")
-	case 'L':
-		return strings.HasPrefix(name, "L5d-Ctx-")
-	case 'O':
-		return strings.HasPrefix(name, "Ot-Baggage-") || strings.HasPrefix(name, "Ot-Tracer-")
-	case 'U':
-		return strings.HasPrefix(name, "Uberctx-")
+	for _, prefix := range prefixesOf[name[0]-'A'] { // it is asked of every field of every poll
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
 	}
 	return false
 }
 
-// personalPrefixes are those that Personal looks for.
+// personalPrefixes are what the names of whole families of fields begin with.
 var personalPrefixes = []string{
 	"L5d-Ctx-", "Ot-Baggage-", "Ot-Tracer-", "Sec-", "Uberctx-",
 	"X-B3-", "X-Datadog-", "X-Dynatrace-", "X-Instana-", "X-Newrelic-", "X-Ot-",
 }
+
+// prefixesOf are the same by their first letter.
+var prefixesOf = func() (prefixes ['Z' - 'A' + 1][]string) {
+	for _, prefix := range personalPrefixes {
+		prefixes[prefix[0]-'A'] = append(prefixes[prefix[0]-'A'], prefix)
+	}
+	return prefixes
+}()
 
 // PersonalFields are the names that Personal knows, sorted, for the manual. One that
 // ends with an asterisk stands for all that begin so.
@@ -133,9 +133,9 @@ var ofExchange = []string{
 
 // LikeCredentials reports whether a request field, by its canonical name, says on whose
 // behalf a client asks: Authorization, Cookie, and what is named like a credential
-// (X-Api-Key, X-Vault-Token, X-Session-Id) or
-// tells whom a proxy has authenticated (X-Forwarded-User). To take one for a credential that is none
-// costs a few checks, the reverse shows answers to strangers.
+// (X-Api-Key, X-Vault-Token, X-Session-Id) or tells whom a proxy has authenticated
+// (X-Forwarded-User). To take a field for a credential that is none costs a few checks,
+// the reverse shows answers to strangers.
 func LikeCredentials(name string) bool {
 	switch name {
 	case "Accept", "Accept-Encoding", "Accept-Language", "Content-Type", "If-None-Match", "Prefer", "Referer", "User-Agent":

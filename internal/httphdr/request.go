@@ -49,19 +49,6 @@ func acceptable(parameters string) bool {
 	return true
 }
 
-// Accept is Accept as it is compared and carried: a missing one takes anything (RFC 9110,
-// section 12.5.1). The order of what it lists stays as it is.
-func Accept(header http.Header) string {
-	switch values := header["Accept"]; len(values) {
-	case 0:
-		return "*/*"
-	case 1:
-		return values[0]
-	default:
-		return strings.Join(values, ", ")
-	}
-}
-
 // Upgrades reports whether a request asks for another protocol for good (contract 3.1).
 // h2c and TLS/... are offers that a server may ignore, which some clients make with every
 // request.

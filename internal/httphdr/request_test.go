@@ -177,14 +177,6 @@ func TestCoding(t *testing.T) {
 	}
 }
 
-func TestAccept(t *testing.T) {
-	for want, values := range map[string][]string{"*/*": nil, "": {""}, "a/b": {"a/b"}, "b/b, a/a;q=0.1, c/c": {"b/b, a/a;q=0.1", "c/c"}} {
-		if got := Accept(http.Header{"Accept": values}); got != want {
-			t.Errorf("%q: got %q", values, got)
-		}
-	}
-}
-
 // contract 3.1
 func TestUpgrades(t *testing.T) {
 	for field, want := range map[string]bool{

@@ -1,6 +1,3 @@
-// Package httphdr is what header fields mean: entity tags, preferences, pauses,
-// Cache-Control, and which fields are for one hop or for one client only. It touches
-// the header that it is given, and nothing else: standard library only, no Caddy.
 package httphdr
 
 import (
@@ -10,13 +7,14 @@ import (
 )
 
 // SplitTags splits a list of entity tags (RFC 9110, section 13.1.2), or of other
-// things. A comma may stand inside of quotes. What is malformed is kept as it is: it
+// things. A comma may stand inside of quotes. A backslash there is part of the tag, unlike
+// in a quoted string, so that next does not do. What is malformed is kept as it is: it
 // just never matches anything but its like.
 func SplitTags(field string) (tags []string) {
 	var quoted bool
 	start := 0
-	cut := func(end int) {
-		if tag := strings.Trim(field[start:end], " \t"); tag != "" {
+	add := func(end int) {
+		if tag := trim(field[start:end]); tag != "" {
 			tags = append(tags, tag)
 		}
 		start = end + 1
@@ -26,11 +24,11 @@ func SplitTags(field string) (tags []string) {
 		case field[i] == '"':
 			quoted = !quoted
 		case field[i] == ',' && !quoted:
-			cut(i)
+			add(i)
 		}
 	}
 	if start < len(field) {
-		cut(len(field))
+		add(len(field))
 	}
 	return tags
 }

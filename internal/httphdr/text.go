@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// FieldValue makes of text something that can stand in a header field.
+// FieldValue makes of text something that can stand in a header field: a control
+// character becomes a space.
 func FieldValue(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' && r != '\t' || r == 0x7f {
@@ -15,24 +16,8 @@ func FieldValue(text string) string {
 	}, text)
 }
 
-// HasBody reports whether an answer with that status may have a body.
+// HasBody reports whether an answer with that status has a body, be it empty (RFC 9110,
+// section 6.4.1). That its request is no HEAD is for the caller to see.
 func HasBody(status int) bool {
-	return status != http.StatusNoContent && status != http.StatusNotModified
-}
-
-// ValidMethod reports whether a request can have the method. Methods are
-// case-sensitive, so that one in lower case would never match.
-func ValidMethod(method string) bool {
-	for i := range len(method) {
-		if !isToken(method[i]) || 'a' <= method[i] && method[i] <= 'z' {
-			return false
-		}
-	}
-	return method != ""
-}
-
-// isToken reports whether c may stand in a token (RFC 9110, section 5.6.2).
-func isToken(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }

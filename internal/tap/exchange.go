@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 )
 
 // Exchange says what is to be done to the answer of a client's own exchange with the
@@ -27,7 +29,7 @@ type Exchange interface {
 	End(status int, header http.Header, body []byte) int
 
 	// Late is called in place of End where the body is too large, has not come within
-	// Patience, or is not as long as announced. The answer then goes out as it is.
+	// half a second, or is not as long as announced. The answer then goes out as it is.
 	Late(status int, header http.Header)
 }
 
@@ -93,7 +95,7 @@ func (w *own) begin(status int) {
 	if w.x.Begin(status, header) {
 		length := announced(status, header, w.head)
 		// A status that net/http panics about is to do so here, where somebody recovers.
-		if !w.head && HasBody(status) && length <= w.limit && status <= 999 {
+		if !w.head && httphdr.HasBody(status) && length <= w.limit && status <= 999 {
 			w.keep(length)
 			return
 		}

@@ -1,6 +1,6 @@
 // Package tap has response writers that see what the handlers behind say: kept
-// back, or in passing. It knows HTTP and Caddy's handlers, and nothing of polls,
-// states and versions.
+// back ([Recorder], [Serve]) or in passing ([Head], [Onlooker]). It knows HTTP and
+// Caddy's handlers, and nothing of polls, states and versions.
 //
 // All of them agree on when an answer begins: informational responses (1xx) pass,
 // and the first other status is final, 101 too (RFC 9110, section 15.2). A body or a
@@ -17,6 +17,8 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 )
 
 // once is the status of a head that is seen once: 0 before it.
@@ -31,16 +33,10 @@ func (o *once) see(status int) bool {
 	return true
 }
 
-// HasBody reports whether an answer with the status has a body, be it empty (RFC
-// 9110, section 6.4.1).
-func HasBody(status int) bool {
-	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
-}
-
 // announced is how long a body is said to be, in bytes; negative if that is not said,
 // or if there is none, as in the answer to a HEAD (RFC 9110, section 8.6).
 func announced(status int, header http.Header, bodiless bool) int64 {
-	if bodiless || !HasBody(status) {
+	if bodiless || !httphdr.HasBody(status) {
 		return -1
 	}
 	length, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64)
@@ -54,7 +50,7 @@ func announced(status int, header http.Header, bodiless bool) int64 {
 // protocol, a stream of events, or a body that is longer than limit.
 func beyond(status int, header http.Header, bodiless bool, limit int64) bool {
 	return status == http.StatusSwitchingProtocols ||
-		strings.HasPrefix(strings.ToLower(header.Get("Content-Type")), "text/event-stream") ||
+		httphdr.EventStream(header) ||
 		announced(status, header, bodiless) > limit
 }
 

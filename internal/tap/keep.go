@@ -5,10 +5,12 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 )
 
-// Patience is for how long an answer is kept back.
-const Patience = time.Second / 2
+// patience is for how long an answer is kept back (contract 3.8).
+const patience = time.Second / 2
 
 // firstKept bounds what is allocated for a body because of its announced length
 // alone, in bytes: what comes is to be paid for, and not what is said to come.
@@ -39,7 +41,7 @@ func (w *own) keep(length int64) {
 		k.body = make([]byte, 0, min(length, firstKept)+1) // 1 to read the end with
 	}
 	w.kept = k
-	k.timer = time.AfterFunc(Patience, w.timeUp)
+	k.timer = time.AfterFunc(patience, w.timeUp)
 }
 
 // outLocked reports whether nothing is kept back any more, or why nothing is taken.
@@ -149,11 +151,11 @@ func (w *own) endKeeping(err error) bool {
 		return true
 	}
 	status := w.x.End(int(w.status), k.header, k.body)
-	if !HasBody(status) {
+	if !httphdr.HasBody(status) {
 		delete(k.header, "Trailer")
 	}
 	w.sendLocked(status)
-	return HasBody(status)
+	return httphdr.HasBody(status)
 }
 
 // abort ends the keeping when the handlers panic.
@@ -181,7 +183,7 @@ func (w *own) sendLocked(status int) {
 	if !w.mute || status != http.StatusOK {
 		w.ResponseWriter.WriteHeader(status)
 	}
-	if len(k.body) > 0 && HasBody(status) {
+	if len(k.body) > 0 && httphdr.HasBody(status) {
 		_, k.err = w.ResponseWriter.Write(k.body)
 	}
 	k.header, k.body = nil, nil

@@ -24,10 +24,10 @@ func TestPatience(t *testing.T) {
 		body   string
 		late   string // the trailer
 	}{
-		{"HWFSWTt", Patience, "begin 200 late", "five five ", "announced"},
-		{"WFSRt", Patience, "begin 200 late", "five read,", ""},
-		{"HWFSFT", Patience, "begin 200 late", "five ", "announced"},
-		{"FSHW", Patience, "begin 200 late", "five ", ""},
+		{"HWFSWTt", patience, "begin 200 late", "five five ", "announced"},
+		{"WFSRt", patience, "begin 200 late", "five read,", ""},
+		{"HWFSFT", patience, "begin 200 late", "five ", "announced"},
+		{"FSHW", patience, "begin 200 late", "five ", ""},
 		{"SHWFT", time.Second, "begin 200 end", "five ", "announced"}, // silence before the head is as it was
 		{"HWSWT", time.Second, "begin 200 late", "five five ", "announced"},
 		{"HWT", 0, "begin 200 end", "five ", "announced"},
@@ -78,20 +78,20 @@ func TestSlowSource(t *testing.T) {
 		defer end()
 		go func() {
 			io.WriteString(feed, "one")
-			time.Sleep(2 * Patience)
+			time.Sleep(2 * patience)
 			io.WriteString(feed, "two")
 			feed.Close()
 		}()
 		resp, err := http.ReadResponse(answer, nil)
-		if err != nil || time.Since(began) != Patience {
+		if err != nil || time.Since(began) != patience {
 			t.Fatalf("%v after %v", err, time.Since(began))
 		}
 		piece := make([]byte, 3)
-		if _, err := io.ReadFull(resp.Body, piece); err != nil || string(piece) != "one" || time.Since(began) != Patience {
+		if _, err := io.ReadFull(resp.Body, piece); err != nil || string(piece) != "one" || time.Since(began) != patience {
 			t.Errorf("%q %v after %v", piece, err, time.Since(began))
 		}
 		rest, err := io.ReadAll(resp.Body)
-		if string(rest) != "two" || err != nil || time.Since(began) != 2*Patience {
+		if string(rest) != "two" || err != nil || time.Since(began) != 2*patience {
 			t.Errorf("%q %v after %v", rest, err, time.Since(began))
 		}
 	})
@@ -154,7 +154,7 @@ func TestBrokenOff(t *testing.T) {
 					t.Errorf("%q: error %v", sc, err)
 				}
 			}()
-			time.Sleep(2 * Patience)
+			time.Sleep(2 * patience)
 			did := strings.Join(c.did, " ")
 			if did != "" && did != "Early Hints" || len(c.header) != 1 {
 				t.Errorf("%q: did %q, header %v", sc, did, c.header)

@@ -73,7 +73,7 @@ func (s script) ServeHTTP(w http.ResponseWriter, _ *http.Request) error {
 		case 'X':
 			panic(http.ErrAbortHandler)
 		case 'S', 'P': // in a bubble
-			time.Sleep(map[rune]time.Duration{'S': time.Second, 'P': Patience}[letter])
+			time.Sleep(map[rune]time.Duration{'S': time.Second, 'P': patience}[letter])
 		}
 	}
 	return nil
