@@ -5,7 +5,7 @@ import (
 	"io"
 )
 
-// goal is what is to be reached: SPEC section 12.
+// goal is what is to be reached: docs/contract.md, section 12.
 type goal struct {
 	text  string
 	value func(t *table) (float64, bool)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -149,5 +150,37 @@ func TestFilesAreShort(t *testing.T) {
 		if n := bytes.Count(text, []byte("\n")); n > limit {
 			t.Errorf("%s has %d lines; want %d at most", file, n, limit)
 		}
+	}
+}
+
+// cited finds what a comment cites of the contract: the numbers after the word.
+var cited = regexp.MustCompile(`contract\s+(?://\s*)?(\d+(?:\.\d+)?(?:(?:,| and| to|, and)\s+(?://\s*)?\d+(?:\.\d+)?)*)`)
+
+// TestCitations: what the code cites of the contract is a section or a rule of it, and
+// nothing cites a page that is not in the repository.
+func TestCitations(t *testing.T) {
+	sections := make(map[string]bool)
+	for _, heading := range regexp.MustCompile(`(?m)^##+ (\d+(?:\.\d+)?)[. ]`).FindAllStringSubmatch(read(t, "docs/contract.md"), -1) {
+		sections[heading[1]] = true
+	}
+	var found int
+	for _, dir := range []string{".", "bench", "e2e"} {
+		for _, file := range sources(t, dir) {
+			text := read(t, file)
+			for _, c := range cited.FindAllStringSubmatch(text, -1) {
+				for _, number := range regexp.MustCompile(`\d+(?:\.\d+)?`).FindAllString(c[1], -1) {
+					found++
+					if !sections[number] {
+						t.Errorf("%s cites contract %s, which docs/contract.md does not have", file, number)
+					}
+				}
+			}
+			if regexp.MustCompile(`\bSPE[C]\b`).MatchString(text) {
+				t.Errorf("%s cites a page that is not here; want docs/contract.md", file)
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("found %d citations; want those of the whole module", found)
 	}
 }
