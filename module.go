@@ -299,7 +299,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	}}
 	h.replies = &reply.Writer{
 		Rules: h.polls, Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout),
-		Probe: h.Probe != nil, Looks: h.Probe == nil && reply.LooksIntoBody(h.Header),
+		Probe: h.Probe != nil, NeedsBody: h.Probe == nil && reply.SpeaksOfBody(h.Header),
 	}
 	h.shadow = shadow.New(h.polls, h.Probe != nil, slots, *h.MaxResources)
 	return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
-// Condition is one `hold_while`.
+// Condition is one `hold_while` (contract 3.3).
 type Condition struct {
 	// Text with placeholders, such as `{lp.json.status}`.
 	Value string `json:"value,omitempty"`
@@ -32,7 +32,7 @@ func (c *Condition) True(value string, replace func(string) string, s *state.Sta
 	if c.Op == "" || c.Op == "is" {
 		return slices.Contains(c.Literals, value)
 	}
-	if looksIntoJSON(c.Value) && s != nil && s.Source != nil && httphdr.HasBody(s.Source.Status) && !s.IsJSON() {
+	if Speaks(c.Value, "json.") && s != nil && s.Source != nil && httphdr.HasBody(s.Source.Status) && !s.IsJSON() {
 		return false
 	}
 	switch c.Op {
@@ -55,11 +55,6 @@ func (c *Condition) True(value string, replace func(string) string, s *state.Sta
 		return a.Cmp(b) > 0
 	}
 	return false
-}
-
-// looksIntoJSON reports whether text has a placeholder of a member of the answer.
-func looksIntoJSON(text string) bool {
-	return strings.Contains(text, "{lp.json.") || strings.Contains(text, "{http.long_poll.json.")
 }
 
 // empty reports whether a value is missing, blank, null, [] or {}.

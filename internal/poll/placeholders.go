@@ -25,11 +25,12 @@ const (
 	Bypassed Outcome = "bypassed" // could not be parked, and was passed through
 )
 
-// Outcomes are all of them.
+// Outcomes are all outcomes there are.
 var Outcomes = []Outcome{Answered, Changed, Expired, Drained, Failed, Refused, Left, Bypassed}
 
 // Saved reports whether the poll was answered without a request of its own to the
-// backend.
+// backend: what it was told a check had read ([state.State.Owner]), and no check was made
+// because of it.
 func (p *Poll) Saved() bool {
 	if p.Asked || p.Told == nil || p.Told.Owner == 0 {
 		return false
@@ -41,7 +42,14 @@ func (p *Poll) Saved() bool {
 	return false
 }
 
-// OurKey strips either name of our placeholders.
+// Speaks reports whether text has a placeholder of ours, under either name, that begins
+// with name: `json.`, or empty for any.
+func Speaks(text, name string) bool {
+	return strings.Contains(text, "{lp."+name) || strings.Contains(text, "{http.long_poll."+name)
+}
+
+// OurKey takes off what the names of our placeholders begin with: `lp.`, or all of
+// `http.long_poll.`. It reports false for a placeholder that is not ours.
 func OurKey(key string) (string, bool) {
 	if rest, ok := strings.CutPrefix(key, "lp."); ok {
 		return rest, true
@@ -62,7 +70,8 @@ func (p *Poll) Placeholder(key string) (any, bool) {
 }
 
 // Placeholder resolves those of our placeholders that do not speak of what becomes of
-// the request; st is the state that they speak of.
+// the request: the outcome and the time that it was held are empty and 0. st is the state
+// that the others speak of; nil has them empty.
 func (s *Subject) Placeholder(ru *state.Rules, st *state.State, key string) (any, bool) {
 	key, ok := OurKey(key)
 	if !ok {
@@ -131,7 +140,7 @@ func (p *Poll) Configured(s *state.Reading) string {
 // what stands around them would be the same for ever (contract 4).
 func VersionOf(text string, value func(s *state.State) string, s *state.State) string {
 	v := value(s)
-	if _, sole := soleName(text); !sole && (strings.Contains(text, "{lp.") || strings.Contains(text, "{http.long_poll.")) && v == value(nil) {
+	if _, sole := soleName(text); !sole && Speaks(text, "") && v == value(nil) {
 		return ""
 	}
 	return v

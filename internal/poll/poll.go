@@ -34,8 +34,9 @@ type (
 	Snapshot = lot.Snapshot[*state.Reading]
 )
 
-// Rules is the part of the configuration that polls are read and judged by. The zero
-// value of a string is the default of its subdirective.
+// Rules is the part of the configuration that polls are read and judged by: each field
+// is the subdirective of its name, as the handler documents it, with the default filled
+// in. The zero value of a string or a slice is the default of its subdirective.
 type Rules struct {
 	Hold         time.Duration
 	Jitter       float64 // percent
@@ -44,7 +45,7 @@ type Rules struct {
 	MaxInterval  time.Duration
 	Linger       time.Duration
 	Freshness    time.Duration
-	MaxBody      int64
+	MaxBody      int64 // bytes
 	Methods      []string
 	Wait         string
 	WaitUnit     string
@@ -82,21 +83,21 @@ type Poll struct {
 	Reserved bool           // a place is kept for it while its body is read
 	parked   *state.Version // the version that it is parked on
 
-	key    lot.Key          // see find
-	seen   *share.Variation // see MayRead
-	varied lot.Key
+	key    lot.Key          // see Find
+	judged *share.Variation // that of the latest state that MayRead was asked about
+	varied lot.Key          // what the poll has of it
 
 	Deadlines Deadlines
 
-	Asked    bool // the backend is asked because of it
-	ParkedAt time.Time
-	Draining bool  // its time is up because of a drain
-	Refusal  error // which bound it hit
+	Asked    bool      // the backend is asked because of it
+	ParkedAt time.Time // zero if it was not parked
+	Draining bool      // its time is up because of a drain
+	Refusal  error     // which bound it hit
 
 	// What it was told, for placeholders in logs and in the answer itself.
-	Told    *state.Reading
+	Told    *state.Reading // nil if it was told none
 	Outcome Outcome
-	Held    time.Duration
+	Held    time.Duration // for how long it was parked
 }
 
 // Deadlines are those of the client's connection, for who clears them while the poll is
@@ -107,13 +108,14 @@ type Deadlines struct {
 }
 
 // Lent is the placeholders of a request, while checks that are made on its behalf may
-// read them. While it is locked no check does.
+// read them. While it is locked no check does, and after End none ever does.
 type Lent interface {
 	sync.Locker
 	End()
 }
 
-// New makes what becomes of the request visible to logs.
+// New makes the poll of a request, of which nothing has been read yet. Placeholders, in
+// logs too, tell from now on what becomes of it.
 func (ru *Rules) New(r *http.Request) *Poll {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	p := &Poll{Subject: Subject{Request: r}, rules: ru, repl: repl, Arrived: time.Now()}
@@ -123,8 +125,8 @@ func (ru *Rules) New(r *http.Request) *Poll {
 
 // Parkable reports whether r is a request that could be parked (contract 3.1). If-Match
 // and If-Unmodified-Since are for the backend to judge, and a check bears no
-// preconditions but its own. Of what a browser asks for it is what a script does that
-// can wait, and no page, asset or image.
+// preconditions but its own. Of what a browser asks for only what a script fetches can
+// wait, and no page, asset or image.
 func (ru *Rules) Parkable(r *http.Request) bool {
 	head := r.Header
 	if !slices.Contains(ru.Methods, r.Method) ||
@@ -143,10 +145,12 @@ func (ru *Rules) Parkable(r *http.Request) bool {
 	return true
 }
 
-// ErrLargeBody says that a request's body is larger than max_body: it is passed on.
+// ErrLargeBody says that a request's body is larger than max_body: the request is passed
+// on with all of it.
 var ErrLargeBody = errors.New("request body is larger than max_body")
 
-// BadWait is a client's wait that is neither a number nor a duration.
+// BadWait is a client's wait that is neither a number nor a duration (contract 3.4). Its
+// text is for the client.
 type BadWait struct{ Read string }
 
 func (e BadWait) Error() string {
@@ -160,7 +164,8 @@ func (p *Poll) Conditional() bool { return p.tags != nil || !p.date.IsZero() }
 // Named reports whether the client has named a version.
 func (p *Poll) Named() bool { return p.since != "" || p.Conditional() }
 
-// Replacer is that of the request.
+// Replacer is that of the request. It is the goroutine's that serves the request, but for
+// what Lent allows.
 func (p *Poll) Replacer() *caddy.Replacer { return p.repl }
 
 // Asks reports whether the request is a poll: it says how long it will wait, or what
@@ -213,8 +218,8 @@ func (p *Poll) Ask(reserve func() error) error {
 
 // asksBody reports whether it takes a request's body to know what is asked.
 func (ru *Rules) asksBody() bool {
-	return strings.Contains(ru.Wait+ru.Since, "{lp.request.") || strings.Contains(ru.Wait+ru.Since, "{http.long_poll.request.") ||
-		strings.Contains(ru.Wait+ru.Since, "{http.request.body")
+	text := ru.Wait + ru.Since
+	return Speaks(text, "request.") || strings.Contains(text, "{http.request.body")
 }
 
 // read reads how long the client will wait, and what it has.

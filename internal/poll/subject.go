@@ -26,6 +26,7 @@ type Subject struct {
 	Variation *share.Variation // what the backend's answers turned out to depend on; nil if nothing
 }
 
+// identify finds out which resource is asked about.
 func (p *Poll) identify() {
 	r := p.Request
 	p.Name = lot.Name{Method: r.Method, Host: strings.ToLower(r.Host), Path: r.URL.Path}
@@ -40,6 +41,7 @@ func (p *Poll) Asker() *share.Asker {
 	return a
 }
 
+// describe fills in what Caddy and the handlers on the way to us have made of the request.
 func (p *Poll) describe(a *share.Asker) {
 	ctx := p.Request.Context()
 	a.Vars, _ = ctx.Value(caddyhttp.VarsCtxKey).(map[string]any)
@@ -83,8 +85,8 @@ func (p *Poll) MayRead(st *state.State) bool {
 	if v == nil {
 		return true
 	}
-	if !v.Equal(p.seen) {
-		p.seen, p.varied = v, p.vary(v, lot.Key{})
+	if !v.Equal(p.judged) {
+		p.judged, p.varied = v, p.vary(v, lot.Key{})
 	}
 	return p.varied == st.Varied
 }
@@ -98,6 +100,8 @@ func (p *Poll) vary(v *share.Variation, base lot.Key) lot.Key {
 	return p.varyKey(v, base)
 }
 
+// varyKey is vary where there is something to add. It looks placeholders up on a stack of
+// their own, if there are any.
 func (p *Poll) varyKey(v *share.Variation, base lot.Key) (key lot.Key) {
 	find := func() error {
 		key = v.Key(base, share.Sharer{
@@ -129,8 +133,9 @@ func (p *Poll) lookUp(name string) (value string, known bool) {
 	return caddy.ToString(v), known
 }
 
-// OnOwnStack calls f on a goroutine of its own, since to look up placeholders takes a
-// deep stack: that of a request would stay as deep for as long as it is parked.
+// OnOwnStack calls f on a goroutine of its own and waits for its end, since to look up
+// placeholders takes a deep stack: that of a request would stay as deep for as long as it
+// is parked. It returns the error of f, and panics with what f panics with.
 func OnOwnStack(f func() error) error {
 	type end struct {
 		err   error

@@ -5,9 +5,10 @@ import (
 	"encoding/json"
 	"net/http"
 	"regexp"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
 
 // Body is what on_change or on_timeout answers.
@@ -32,15 +33,13 @@ var placeholderForm = regexp.MustCompile(`\{[A-Za-z][^\s{}"',:]*\}`)
 // Placeholders are those in the text of a body.
 func Placeholders(text string) []string { return placeholderForm.FindAllString(text, -1) }
 
-// LooksIntoBody reports whether a `header` speaks of the body of an answer.
-func LooksIntoBody(header http.Header) bool {
+// SpeaksOfBody reports whether a `header` speaks of the body of an answer.
+func SpeaksOfBody(header http.Header) bool {
 	for _, values := range header {
 		for _, v := range values {
-			for _, prefix := range []string{"{lp.", "{http.long_poll."} {
-				for _, name := range []string{"json.", "version}", "hash}", "body}"} {
-					if strings.Contains(v, prefix+name) {
-						return true
-					}
+			for _, name := range []string{"json.", "version}", "hash}", "body}"} {
+				if poll.Speaks(v, name) {
+					return true
 				}
 			}
 		}
@@ -48,7 +47,7 @@ func LooksIntoBody(header http.Header) bool {
 	return false
 }
 
-// NewBody reads a Reply; nil gives nil.
+// NewBody reads a Reply that is valid; nil gives nil.
 func NewBody(r *Reply) *Body {
 	if r == nil {
 		return nil

@@ -14,7 +14,7 @@ import (
 
 // Own has next answer a request that is its client's own exchange with the backend
 // (contract 3.8). The answer streams as it comes, but where its header can only be
-// finished when its body is known.
+// finished when its body is known. The error is that of next.
 func (re *Writer) Own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
 	err := tap.Serve(w, p.Request, next, re.Rules.MaxBody, &own{re: re, p: p})
 	if err != nil {
@@ -35,14 +35,14 @@ type own struct {
 }
 
 // Begin reports whether an ETag has to be made, or a `header` speaks of the body: both
-// take the body, and neither is worth to hold back what is a stream.
+// take the body, and neither is worth holding back a stream.
 func (o *own) Begin(status int, header http.Header) (needBody bool) {
 	if len(o.re.Header) > 0 {
-		o.p.Told = seen(status, header, nil, 0)
+		o.p.Told = passing(status, header, nil, 0)
 		o.late = make(http.Header, len(o.re.Header))
 		o.re.configured(o.p, o.late, true)
 	}
-	if (o.re.Looks || o.tags(status, header)) && !httphdr.Streams(header) {
+	if (o.re.NeedsBody || o.tags(status, header)) && !httphdr.Streams(header) {
 		return true
 	}
 	o.Late(status, header)
@@ -58,8 +58,8 @@ func (o *own) Late(_ int, header http.Header) {
 	maps.Copy(header, o.late)
 }
 
-// seen is what an answer says on its way to its client.
-func seen(status int, header http.Header, body []byte, limit int64) *state.Reading {
+// passing is the state that an answer says on its way to its client.
+func passing(status int, header http.Header, body []byte, limit int64) *state.Reading {
 	var s struct { // in one piece of memory
 		state.Reading
 		state state.State
@@ -73,13 +73,13 @@ func seen(status int, header http.Header, body []byte, limit int64) *state.Readi
 // tags reports whether an ETag is to be made of an answer.
 func (o *own) tags(status int, header http.Header) bool {
 	return o.p.Request.Method == http.MethodGet && status/100 == 2 && status != http.StatusPartialContent && httphdr.HasBody(status) &&
-		!o.re.Probe && (o.re.Rules.State.Own() || len(header["Etag"]) == 0 && !o.re.Rules.State.Configured) && state.Decodable(header)
+		!o.re.Probe && (o.re.Rules.State.MakesETag() || len(header["Etag"]) == 0 && !o.re.Rules.State.Configured) && state.Decodable(header)
 }
 
 // End makes the ETag, and answers 304 where the client has it already.
 func (o *own) End(status int, header http.Header, body []byte) int {
 	re, p := o.re, o.p
-	s := seen(status, header, body, re.Rules.MaxBody)
+	s := passing(status, header, body, re.Rules.MaxBody)
 	var text string
 	if re.Rules.State.Configured {
 		text = p.Configured(s)

@@ -26,13 +26,15 @@ import (
 type Writer struct {
 	Header    http.Header // set on every answer that is made here
 	OnChange  *Body       // nil is the backend's answer
-	OnTimeout *Body       // nil is what suits the client
+	OnTimeout *Body       // nil is what suits the client: a 304, or the answer again
 	Probe     bool        // the version is read from a probe
-	Looks     bool        // Header speaks of the body of an answer
+	NeedsBody bool        // Header speaks of the body of an answer
 	Rules     *poll.Rules
 }
 
-// Answer makes a response of a verdict.
+// Answer makes a response of a verdict that ends the poll, which is not [poll.Pass]. The
+// error is for Caddy's error routes: the backend's, a 503 where a bound was hit, a 499
+// where the client has left.
 func (re *Writer) Answer(p *poll.Poll, w http.ResponseWriter, v poll.Verdict) error {
 	p.Told = v.State
 	if v.State != nil {
@@ -110,10 +112,13 @@ func retryAfter(left time.Duration) int {
 	return max(seconds+rand.IntN(seconds/2+1), 1+rand.IntN(2))
 }
 
+// leave answers nobody: the client has gone.
+//
 //go:noinline
 func leave(p *poll.Poll) error { return caddyhttp.Error(499, p.Request.Context().Err()) }
 
-// Reject answers a request that could not be read, or was not for want of a place.
+// Reject answers a request that could not be read, or was not for want of a place, by
+// what [poll.Poll.Ask] has failed with: 400, or 503.
 func (re *Writer) Reject(p *poll.Poll, w http.ResponseWriter, err error) error {
 	if errors.Is(err, lot.ErrParked) || errors.Is(err, lot.ErrClient) {
 		p.Outcome, p.Refusal = poll.Refused, err

@@ -26,7 +26,7 @@ type State struct {
 	ETag     string // what the client's copy is known by; empty if by nothing
 	Unshared bool   // it can not be shared or held: everybody asks for himself
 
-	Owner     uint64           // the poll on whose behalf it was read; 0 if none
+	Owner     uint64           // the poll on whose behalf a check read it, and which may be told even an error that is not for all; 0 if no check did
 	Variation *share.Variation // what it depends on beyond what is always compared
 	Varied    lot.Key          // a digest of that, as it was in the request that it was read by
 

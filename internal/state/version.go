@@ -44,9 +44,9 @@ func NewRules(ignore, ignoreMatch []string) (*Rules, error) {
 // Hashes reports whether the version is the hash, whatever ETag the answer has.
 func (ru *Rules) Hashes() bool { return len(ru.Ignore) > 0 || len(ru.IgnoreMatch) > 0 }
 
-// Own reports whether the ETag that clients know an answer by is made here, although
-// the answer may have one.
-func (ru *Rules) Own() bool { return ru.Hashes() || ru.Configured && !ru.Named }
+// MakesETag reports whether the ETag that clients know an answer by is made here,
+// although the answer may have one.
+func (ru *Rules) MakesETag() bool { return ru.Hashes() || ru.Configured && !ru.Named }
 
 // Version is that of an answer; text is what `version` gives, if it is configured: where
 // that is empty the version is what it would be without.
@@ -68,7 +68,7 @@ func (ru *Rules) ETag(a *Answer, v Version) string {
 	if a.Status/100 != 2 {
 		return tag
 	}
-	if ru.Own() || tag == "" && !(ru.Configured && ru.Named) {
+	if ru.MakesETag() || tag == "" && !(ru.Configured && ru.Named) {
 		// Where clients name the version by If-None-Match, it has to be the version
 		// that they are given.
 		return httphdr.WeakTag(v.Text)
