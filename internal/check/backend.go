@@ -36,12 +36,12 @@ type Backend struct {
 	lent   *lent
 	alone  bool // nobody shares what it reads, so that checks carry the client's address
 
-	// of the poller alone
+	// only the poller's
 	repl      *caddy.Replacer // see replacer
-	about     *state.State    // what it speaks of
+	about     *state.State    // what the placeholders of repl speak of; nil is no state
 	slot      *tap.Slot       // of the next exchange
 	abandoned <-chan struct{} // of the check that is being made
-	patient   bool            // it may try once more
+	retries   bool            // an exchange that has failed may be made once more
 	renewed   []string        // see renew
 }
 
@@ -132,8 +132,9 @@ func (c *Checker) preset(header http.Header) http.Header {
 	return preset
 }
 
-// request is a fresh request for one check, made of what checks are made from now.
-func (b *Backend) request(of *http.Request, ctx context.Context, repl *caddy.Replacer, w http.ResponseWriter) *http.Request {
+// request is a fresh request for one check, made from of: the Request of b, as it was when
+// the check began.
+func (b *Backend) request(ctx context.Context, of *http.Request, repl *caddy.Replacer, w http.ResponseWriter) *http.Request {
 	r := of.Clone(ctx)
 	r.Body = http.NoBody
 	if b.Body != nil {

@@ -18,15 +18,15 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
 
-// Checker is the part of the configuration that checks are made by, and what they
-// have in common.
+// Checker is the part of the configuration that the checks of a handler are made by, and
+// what they have in common. It makes a [Backend] for each resource.
 type Checker struct {
 	*poll.Rules
 	Probe    *Probe
 	OnChange bool      // on_change gives the body of an answer
 	Slots    tap.Slots // max_checks
 
-	Panicked    func(message string, p any)     // called by what has recovered
+	Panicked    func(message string, p any)     // called by what has recovered from p
 	Unversioned func(name lot.Name, status int) // called where `version` gives nothing for a 2xx
 
 	wanted     wanted
@@ -53,7 +53,8 @@ func (b *Backend) Acquire(abandoned <-chan struct{}) bool {
 func (b *Backend) Release() { b.slot.Release() }
 
 // Check finds out what the backend says now, and gives back what Acquire took. last is
-// what is known so far. It returns nil if it was abandoned, by whom Acquire was told of.
+// what is known so far. It returns nil if abandoned was closed before there was an answer:
+// then nobody needs it any more.
 func (b *Backend) Check(last *poll.Snapshot, abandoned <-chan struct{}) (now *state.State) {
 	// Placeholders of other modules, and what decodes the backend's bytes, run on the
 	// poller's goroutine, where nobody else would recover.
@@ -66,7 +67,7 @@ func (b *Backend) Check(last *poll.Snapshot, abandoned <-chan struct{}) (now *st
 		}
 	}()
 	old := last.State.Known()
-	b.abandoned, b.patient = abandoned, !last.Failed()
+	b.abandoned, b.retries = abandoned, !last.Failed()
 	what := b.ask(old)
 	if errors.Is(what.err, errAbandoned) {
 		return nil
@@ -76,8 +77,8 @@ func (b *Backend) Check(last *poll.Snapshot, abandoned <-chan struct{}) (now *st
 	return now
 }
 
-// said is what an exchange came to, or two of them: of a probe, and of the resource.
-type said struct {
+// finding is what an exchange came to, or two of them: of a probe, and of the resource.
+type finding struct {
 	answer *state.Answer // of the resource; nil if it was not asked
 	source *state.Answer // what the version is read from; nil if err is not
 	err    error
@@ -86,19 +87,19 @@ type said struct {
 
 // ask reads the resource, or the probe, and, where that says that something has
 // changed and somebody will want to read it, the resource too.
-func (b *Backend) ask(old *state.State) said {
+func (b *Backend) ask(old *state.State) finding {
 	if b.c.Probe == nil {
 		var has *state.Answer
 		if old != nil {
 			has = old.Answer
 		}
 		a, err := b.revalidate(has, nil, "")
-		return said{answer: a, source: a, err: err}
+		return finding{answer: a, source: a, err: err}
 	}
 	uri, err := probeURL(b.c.Probe.URI, b.replacer(old))
 	if err != nil {
 		b.slot.Release()
-		return said{err: err}
+		return finding{err: err}
 	}
 	var has *state.Answer
 	if old != nil {
@@ -107,24 +108,25 @@ func (b *Backend) ask(old *state.State) said {
 	p, err := b.revalidate(has, uri, b.c.Probe.Method)
 	switch {
 	case err != nil:
-		return said{err: err}
+		return finding{err: err}
 	case state.Outage(p.Status), b.c.OnChange:
-		return said{answer: p, source: p}
+		return finding{answer: p, source: p}
 	case old != nil && old.Answer != nil && old.Version == b.version(p):
-		return said{source: p, kept: old}
+		return finding{source: p, kept: old}
 	}
 	if !b.Acquire(b.abandoned) {
-		return said{err: errAbandoned}
+		return finding{err: errAbandoned}
 	}
 	a, err := b.revalidate(nil, nil, "")
 	if a != nil && state.Outage(a.Status) {
 		p = a // it is the resource that fails, whatever the probe says
 	}
-	return said{answer: a, source: p, err: err}
+	return finding{answer: a, source: p, err: err}
 }
 
-// conclude makes a state of what was said.
-func (b *Backend) conclude(what said, old *state.State) *state.State {
+// conclude makes a state of what was found. It is the only place where a state is made of
+// what a check has read.
+func (b *Backend) conclude(what finding, old *state.State) *state.State {
 	s := &state.State{Answer: what.answer, Source: what.source, Owner: b.ID}
 	switch {
 	case errors.Is(what.err, tap.ErrUnshared):
@@ -215,7 +217,7 @@ func (b *Backend) Replacer() *caddy.Replacer { return b.replacer(nil) }
 func (b *Backend) replacer(s *state.State) *caddy.Replacer {
 	if b.repl == nil {
 		b.repl = caddy.NewReplacer()
-		b.request(b.Request, b.ctx, b.repl, nil)
+		b.request(b.ctx, b.Request, b.repl, nil)
 		b.repl.Map(func(key string) (any, bool) { return b.Subject.Placeholder(b.c.State, b.about, key) })
 	}
 	b.about = s
@@ -226,7 +228,8 @@ func (b *Backend) replacer(s *state.State) *caddy.Replacer {
 // told of.
 var errAbandoned = errors.New("nobody waits for the check any more")
 
-// errorStatus is the status that Caddy's error routes would make of err.
+// errorStatus is the status that Caddy's error routes would make of err: that of a
+// handler's own error, else 504, 502 or 500.
 func errorStatus(err error) int {
 	var he caddyhttp.HandlerError
 	if errors.As(err, &he) && he.StatusCode != 0 {

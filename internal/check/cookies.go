@@ -28,7 +28,7 @@ func (b *Backend) renew(lines []string) {
 		}), line)
 	}
 	if b.Request != before {
-		// Who comes with the old one from now on shares with nobody who is here.
+		// A poll that comes with the old cookie from now on shares with nobody who is here.
 		b.repl = nil
 		b.Base = b.c.Share.Key(b.Request, b.Name, &b.asker)
 	}

@@ -22,14 +22,14 @@ import (
 
 // revalidate asks for what may have changed since has, which a 304 says it has not;
 // nil is nothing. uri and method are those of a probe, or nil and empty for the
-// resource itself.
+// resource itself. A 304 gives the answer that it stands for.
 func (b *Backend) revalidate(has *state.Answer, uri *url.URL, method string) (*state.Answer, error) {
 	tag := has.Validator()
 	a, err := b.exchange(uri, method, tag)
-	if b.patient && mendable(err) && safe(cmp.Or(method, b.Request.Method)) {
+	if b.retries && mendable(err) && safe(cmp.Or(method, b.Request.Method)) {
 		// A backend closes a connection that was idle in the instant in which it is
 		// used again: nothing is wrong. Once, and not during an outage.
-		b.patient = false
+		b.retries = false
 		if !b.Acquire(b.abandoned) {
 			return nil, errAbandoned
 		}
@@ -88,7 +88,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 				done <- tap.ErrAborted
 			}
 		}()
-		r := b.request(of, ctx, repl, w)
+		r := b.request(ctx, of, repl, w)
 		if uri != nil {
 			r.Method, r.URL, r.RequestURI = method, uri, uri.RequestURI()
 			r.Body, r.ContentLength = http.NoBody, 0
@@ -103,11 +103,11 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	defer cancel()
 	select {
 	case err := <-done:
-		said, err := w.Result(err)
+		answer, err := w.Result(err)
 		if err != nil {
 			return nil, err
 		}
-		return state.NewAnswer(said.Status, said.Header, said.Body, b.preset, b.c.MaxBody), nil
+		return state.NewAnswer(answer.Status, answer.Header, answer.Body, b.preset, b.c.MaxBody), nil
 	case <-w.Stopped():
 		return nil, tap.ErrUnshared
 	case <-b.abandoned:
@@ -122,7 +122,8 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 }
 
 // probeURL replaces the placeholders in a probe's URI so that none of their values
-// can reach beyond the part of the URI that it stands in.
+// can reach beyond the part of the URI that it stands in. Its error has the status 400
+// where a client's value would climb out of the path.
 func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 	path, query, hasQuery := strings.Cut(uri, "?")
 	path, _ = repl.ReplaceFunc(path, func(name string, v any) (any, error) {
@@ -134,12 +135,12 @@ func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 	})
 	u, err := url.ParseRequestURI(path) // two slashes do not make a host of what follows
 	if err != nil || !strings.HasPrefix(path, "/") {
-		return nil, fmt.Errorf("probe %q is not a path with an optional query", path)
+		return nil, fmt.Errorf("reading probe %q: expected a path, with or without a query", path)
 	}
 	// Escaped or not, a segment of dots is a step up for most of those who read it.
 	for segment := range strings.FieldsFuncSeq(u.Path, func(r rune) bool { return r == '/' || r == '\\' }) {
 		if segment == "." || segment == ".." {
-			return nil, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("probe %q climbs by %q", path, segment))
+			return nil, caddyhttp.Error(http.StatusBadRequest, fmt.Errorf("reading probe %q: unexpected segment %q; expected none that climbs", path, segment))
 		}
 	}
 	if hasQuery {

@@ -35,8 +35,9 @@ func (c *Checker) lend(repl *caddy.Replacer) *lent {
 	return l
 }
 
-// find asks the client's replacer for what a check may ask for. Who panics there does
-// so when the check asks, which that survives: here all others would be left without.
+// find asks the client's replacer for what a check may ask for. A placeholder that panics
+// has no value here, so that the others have theirs: when a check asks for it itself, it
+// panics there, which the check survives.
 func (l *lent) find(key string) (v any, ok bool) {
 	defer func() {
 		if recover() != nil {
@@ -85,7 +86,8 @@ func (l *lent) asked() []string {
 	return slices.Clone(l.names)
 }
 
-// value is what get has given, or would.
+// value is the value of a placeholder as a check gets it, and whether it has one. That it
+// is asked for here is not noted.
 func (l *lent) value(name string) (string, bool) {
 	l.Lock()
 	defer l.Unlock()
@@ -102,16 +104,16 @@ type wanted struct {
 	all []string
 }
 
-func (n *wanted) add(name string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.all) < share.MaxWanted && !slices.Contains(n.all, name) {
-		n.all = append(n.all, name)
+func (w *wanted) add(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.all) < share.MaxWanted && !slices.Contains(w.all, name) {
+		w.all = append(w.all, name)
 	}
 }
 
-func (n *wanted) list() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.Clip(n.all)
+func (w *wanted) list() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clip(w.all)
 }

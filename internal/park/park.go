@@ -224,7 +224,7 @@ const minPace = time.Second
 func (sp *Spot) pace(p *poll.Poll, s *poll.Snapshot) time.Duration {
 	by := p.NeedBy()
 	if p.Limit == 0 { // it does not mind, but is not to be told that no check has ended
-		by = time.Now().Add(p.Patience() * 7 / 8)
+		by = time.Now().Add(p.TimeLeft() * 7 / 8)
 	}
 	return min(sp.Rules.Interval, max(by.Sub(s.Began), minPace))
 }

@@ -278,7 +278,7 @@ func (p *Poll) Truthful(m *Waiter, s *Snapshot) bool {
 // TimeLeft is how long the poll waits before TimeUp is asked.
 func (p *Poll) TimeLeft() time.Duration {
 	if p.Limit == 0 {
-		return p.LastPatience() // for a check, not parked
+		return p.PatienceLeft() // for a check, not parked
 	}
 	return time.Until(p.Arrived.Add(p.Limit))
 }

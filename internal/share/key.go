@@ -40,7 +40,8 @@ type Asker struct {
 	Value    func(string) string // replaces placeholders
 }
 
-// Key is the part of the key that is known before the backend has said anything.
+// Key is the part of a resource's key that is known before the backend has said anything:
+// a digest of all that is compared (contract 7.4). [Variation.Key] adds the rest.
 func (ru *Rules) Key(r *http.Request, name lot.Name, a *Asker) lot.Key {
 	buf := digested.Get().(*[]byte)
 	defer digested.Put(buf)
@@ -186,8 +187,8 @@ func forUs(header http.Header, name string) bool {
 	return slices.Contains(httphdr.Connections(header), name)
 }
 
-// between is what is only between a client and us, whatever `vary` says: fields for one
-// hop, and preconditions, of which a check has its own.
+// between are the fields that are only between a client and us, whatever `vary` says:
+// those for one hop, and preconditions, of which a check has its own.
 var between = func() map[string]bool {
 	m := map[string]bool{"If-None-Match": true, "If-Modified-Since": true, "If-Range": true, "Range": true, "Wait": true, "Expect": true}
 	for _, name := range httphdr.HopByHop() {

@@ -16,9 +16,9 @@ type Config struct {
 	StripQuery []string
 
 	UserAgent string   // of checks that are nobody's
-	Looks     []string // request fields, canonical, that somebody behind looks at
-	Seen      bool     // somebody behind looks at the client's address
-	Local     bool     // somebody behind looks at the address that a request has come to
+	Looks     []string // request fields, canonical, that a matcher or handler behind us looks at
+	Seen      bool     // one of these looks at the client's address
+	Local     bool     // one of these looks at the address that a request has come to
 }
 
 // Rules is what decides who shares (contract 7.4).
@@ -44,8 +44,8 @@ const (
 	Never                      // vary -client_ip, and public: the User-Agent neither
 )
 
-// New makes the rules of a configuration. It reports whether the address is compared
-// only because somebody behind looks at it, which an operator is to know.
+// New makes the rules of a configuration. unsaid reports whether the address is compared
+// only because something behind us looks at it, which an operator is to know (contract 2).
 func New(c Config) (ru *Rules, unsaid bool) {
 	ru = &Rules{
 		Public: c.Public, StripQuery: c.StripQuery, Local: c.Local, Values: c.Key, UserAgent: c.UserAgent,

@@ -29,8 +29,9 @@ const (
 	splitNames = 256 // paths that are watched at once
 )
 
-// Add notes another resource, by what its checks carry, which must not be changed any
-// more. It returns a field once many resources of its name differ in nothing else.
+// Add notes another resource, by the query and the header that its checks carry: neither
+// is changed any more. It returns a field, and many once, when [manySplits] resources of
+// the name have differed in nothing else.
 func (s *Splits) Add(name lot.Name, query string, header http.Header) (field string, many bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,15 +32,15 @@ type Sharer struct {
 	Value       func(placeholder string) (value string, known bool)
 }
 
-// on reports whether a field is among them.
+// on reports whether the answers depend on a request field.
 func (v *Variation) on(field string) bool { return v != nil && slices.Contains(v.fields, field) }
 
-// Wants reports whether placeholders are among them, to look up which takes a deep
-// stack.
+// Wants reports whether the answers depend on placeholders: to look these up takes a
+// deep stack.
 func (v *Variation) Wants() bool { return v != nil && len(v.wanted) > 0 }
 
-// Set is what of v was set on the way to us: of that the configuration decides, and not
-// what a backend says in an outage.
+// Set is the part of v that was set on the way to us, the placeholders: the configuration
+// decides on these, and not what a backend says in an outage. It is nil if there are none.
 func (v *Variation) Set() *Variation {
 	if !v.Wants() {
 		return nil
@@ -51,7 +51,7 @@ func (v *Variation) Set() *Variation {
 // Alone reports whether nobody shares.
 func (v *Variation) Alone() bool { return v != nil && v.all }
 
-// Equal reports whether both depend on the same.
+// Equal reports whether v and o name the same things.
 func (v *Variation) Equal(o *Variation) bool {
 	if v == nil || o == nil {
 		return v == o
@@ -91,8 +91,10 @@ func (v *Variation) Key(base lot.Key, s Sharer) lot.Key {
 // configuration, as a rule.
 const MaxWanted = 64
 
-// Variation reads Vary and Cache-Control of an answer; wanted are the placeholders
-// that were asked for to make it. Where those are more than MaxWanted nobody shares.
+// Variation is what an answer depends on, by its Vary (RFC 9110, section 12.5.5) and by a
+// Cache-Control that says private; wanted are the placeholders that were asked for to make
+// it, sorted: where those are more than MaxWanted nobody shares. It is nil if it depends
+// on nothing that is not compared anyway.
 func (ru *Rules) Variation(header http.Header, wanted []string) *Variation {
 	v := Variation{wanted: wanted}
 	if len(wanted) > MaxWanted {
@@ -208,7 +210,7 @@ func (m *Memory) Forget(name lot.Name) {
 	}
 }
 
-// and depends on what either does; v itself if it does already.
+// and is what either of v and o names; v itself if that is no more.
 func (v *Variation) and(o *Variation) *Variation {
 	both := func(a, b []string) []string {
 		all := slices.Concat(a, b)
