@@ -74,8 +74,9 @@ type Handler struct {
 	// client and Caddy allows a silent connection. A client can ask for less. Default: 25s.
 	Hold *caddy.Duration `json:"hold,omitempty"`
 
-	// By up to how many percent, at random, that is shortened, so that clients that were
-	// parked together do not come back together. 0 to 100. Default: 10.
+	// By up to how many percent, at random, the time that a request may be parked is
+	// shortened, so that clients that were parked together do not come back together. 0 to
+	// 100. Default: 10.
 	Jitter *float64 `json:"jitter,omitempty"`
 
 	// How long the client is willing to wait: text with placeholders that gives a number
@@ -126,7 +127,8 @@ type Handler struct {
 	// `interval` on a change. Default: the same as `interval`.
 	MaxInterval *caddy.Duration `json:"max_interval,omitempty"`
 
-	// The age up to which a state may answer without a check. Default: 0, which is never.
+	// The age up to which a state, or an error, may answer without a check. Default: 0,
+	// which is never.
 	Freshness caddy.Duration `json:"freshness,omitempty"`
 
 	// The methods that may be parked. Default: GET.
@@ -144,7 +146,7 @@ type Handler struct {
 	// How many checks may be in flight at once. Default: 64.
 	MaxChecks *int `json:"max_checks,omitempty"`
 
-	// What a failing check (no connection, time-out, 5xx, 429) does to those who are
+	// What a failing check (no connection, time-out, 5xx, 429) does to requests that are
 	// parked: `hold` them, or `release` them with the backend's error. Default: hold.
 	OnError string `json:"on_error,omitempty"`
 
@@ -252,7 +254,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			Resources: *h.MaxResources, Memory: *h.MaxMemory, Linger: time.Duration(*h.Linger),
 		}),
 	}
-	h.wakes = wake.NewSet(h.site) // Cleanup needs both, whatever fails from here on
+	h.wakes = wake.NewSet(h.site) // Cleanup needs the site and these, whatever fails from here on
 	if err := h.furnish(looks); err != nil {
 		return err
 	}
@@ -269,8 +271,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// furnish gives each room the part of the configuration that it is about; looks is what
-// stands behind.
+// furnish gives each room of internal/ the part of the configuration that it is about;
+// looks is what the handlers behind us look at.
 func (h *Handler) furnish(looks behind.Looks) error {
 	answers, err := state.NewRules(h.Ignore, h.IgnoreMatch)
 	if err != nil {
@@ -354,8 +356,8 @@ func (h *Handler) told(p *poll.Poll, err error) error {
 	return err
 }
 
-// own has next answer a request that is no poll: it is its client's own exchange with
-// the backend, and costs what it costs without us (contract 3.8).
+// own has next answer a request that is no poll, and so its client's own exchange with
+// the backend: it costs what it costs without us (contract 3.8).
 func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
 	h.spot.Unreserve(p)
 	p.Rewind()
@@ -368,7 +370,8 @@ func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handle
 	return h.replies.Own(p, w, h.wakes.Seeing(p.Request, next))
 }
 
-// pass hands a request on that can not be parked, and changes nothing else.
+// pass hands a request on that can not be parked, or whose answer can not be shared
+// (contract 3.1): nothing of it changes but the field Long-Poll.
 func (h *Handler) pass(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
 	h.spot.Unreserve(p)
 	p.Outcome = poll.Bypassed

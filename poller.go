@@ -25,7 +25,8 @@ type pollers struct {
 	checks *check.Checker
 }
 
-// start has a resource checked on behalf of a poll: p is not the poller's to keep.
+// start has a resource checked on behalf of p, whose request is lent to the checks but
+// not theirs: neither p nor w may be kept.
 func (ps *pollers) start(r *poll.Resource, p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) {
 	var b *check.Backend
 	_ = poll.OnOwnStack(func() error { b = ps.checks.Backend(p, w, next); return nil })
@@ -67,8 +68,8 @@ func (p *poller) turn() {
 	}
 }
 
-// fail has everybody wait on, or see what the check has failed with. What is said of a
-// nonce fails nobody: it has everybody come back with another one.
+// fail has everybody wait on, or see what the check has failed with. A challenge that says
+// that a nonce is stale fails nobody: it has everybody come back with another one.
 func (p *poller) fail(last *poll.Snapshot, now *state.State, took time.Duration) {
 	r := &state.Reading{State: now, Result: state.Failed, Since: now.Ended, Fails: 1}
 	if last.Failed() {
@@ -108,8 +109,9 @@ func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Durati
 	p.resource.Publish(r, changed, r.Due)
 }
 
-// count counts the checks that polls asked for and that found another version, and those
-// that found another ETag, but not another version, because of an ignore_match.
+// count counts the checks in a row that polls asked for and that found another version
+// (contract 3.9), and the changes of the backend's ETag in a row of which ignore_match has
+// left nothing.
 func (p *poller) count(r, old *state.Reading) {
 	switch {
 	case old == nil:
@@ -131,8 +133,9 @@ func (p *poller) count(r, old *state.Reading) {
 }
 
 // find has the resource found by v, which its answers turned out to depend on, before
-// they are published: who comes from now on finds it so. An outage teaches only what was
-// set on the way to us: it is to cost the backend no more for each field that it names.
+// they are published: a poll that comes from now on finds it so. Of an outage v is only
+// what was set on the way to us: a Vary on errors, however many fields it names, is to cost
+// the backend no more checks.
 func (p *poller) find(r *state.Reading, v *share.Variation) {
 	if v != nil {
 		memory, name := &p.checks.Share.Memory, p.backend.Name
@@ -171,8 +174,8 @@ func (p *poller) weigh(s, fault *state.Reading) {
 	p.resource.Weigh(n)
 }
 
-// nextPause is the pause after a good check: it grows by half while nothing changes,
-// and falls back on a change.
+// nextPause is the pause after a good check: it grows by half while nothing changes, up to
+// max_interval, and falls back to interval on a change.
 func (ps *pollers) nextPause(old *state.Reading, changed bool) time.Duration {
 	pause := ps.checks.Interval
 	if !changed && old.Pause > 0 {
@@ -185,7 +188,8 @@ func (ps *pollers) nextPause(old *state.Reading, changed bool) time.Duration {
 // shorter than the default hold, so that who is parked sees it recover.
 const maxFaultPause = 10 * time.Second
 
-// faultPause is the pause after as many failures in a row.
+// faultPause is the pause after so many failures in a row, which is at least 1: it grows by
+// half with each of them.
 func (ps *pollers) faultPause(fails int) time.Duration {
 	pause := ps.checks.Interval
 	limit := max(maxFaultPause, pause)
@@ -197,8 +201,8 @@ func (ps *pollers) faultPause(fails int) time.Duration {
 	return pause
 }
 
-// due is when the next check begins: after the pause, which what the backend asks
-// for is a lower bound of, and up to a tenth later, so that resources drift apart.
+// due is when the next check begins: after the pause, or the longer one that the backend
+// asks for, and up to a tenth of it later, so that resources drift apart (contract 8).
 func due(r *state.Reading) time.Time {
 	pause := r.Pause
 	if r.Source != nil {
