@@ -271,7 +271,7 @@ func TestWakeOfJSON(t *testing.T) {
 	for config, want := range map[string]string{
 		`[]`:                               "",
 		`[{"waker": "spy"}]`:               "",
-		`[{"waker": "none"}]`:              "wake: module *contract_test.noWaker is not a Waker",
+		`[{"waker": "none"}]`:              "loading wake: module *contract_test.noWaker is not a Waker",
 		`[{"waker": "carrier_pigeon"}]`:    "unknown module: http.long_poll.wakers.carrier_pigeon",
 		`[{}]`:                             "loading wake",
 		`[{"waker": 7}]`:                   "loading wake",

@@ -85,7 +85,7 @@ func (s *Set) Load(ctx caddy.Context, host any, raw []json.RawMessage) error {
 	for _, guest := range guests.([]any) {
 		w, ok := guest.(Waker)
 		if !ok {
-			return fmt.Errorf("wake: module %T is not a Waker", guest)
+			return fmt.Errorf("loading wake: module %T is not a Waker; expected one with the method Watch", guest)
 		}
 		s.add(w, guest.(caddy.Module).CaddyModule().ID.Name())
 	}
@@ -111,12 +111,12 @@ func (s *Set) add(w Waker, source string) {
 	}
 }
 
-// Seeing is next, and sees r pass if it is a write and writes wake.
+// Seeing is next, with a look at r as it passes if that is a write and writes wake.
 func (s *Set) Seeing(r *http.Request, next caddyhttp.Handler) caddyhttp.Handler {
-	if len(s.writes) == 0 || !IsWrite(r.Method) {
+	if len(s.writes) == 0 || !isWrite(r.Method) {
 		return next
 	}
-	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return See(w, r, next) })
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error { return see(w, r, next) })
 }
 
 // Watch has the wakers watch a resource, until it is forgotten: once for all of its

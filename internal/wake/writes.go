@@ -45,7 +45,7 @@ func (ws *Writes) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // writes
 	ws.Paths = d.RemainingArgs()
 	if d.NextBlock(d.Nesting()) {
-		return d.Errf("wake writes: read %q, expected no block", d.Val())
+		return d.Err("parsing writes: unexpected block; expected writes [<path>...]")
 	}
 	return nil
 }
@@ -78,10 +78,10 @@ func (*WritesHandler) CaddyModule() caddy.ModuleInfo {
 
 // ServeHTTP passes the request on and looks at its method and at the status.
 func (*WritesHandler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !IsWrite(r.Method) {
+	if !isWrite(r.Method) {
 		return next.ServeHTTP(w, r) // on as little stack as can be: it may park
 	}
-	return See(w, r, next)
+	return see(w, r, next)
 }
 
 // seenVar says of a request that it is no write, by true (a poll by POST), or at
@@ -90,13 +90,13 @@ const seenVar = "long_poll.seen"
 
 // NoWrite says of a request that it is no write: a poll by POST.
 func NoWrite(r *http.Request) {
-	if IsWrite(r.Method) {
+	if isWrite(r.Method) {
 		caddyhttp.SetVar(r.Context(), seenVar, true)
 	}
 }
 
-// IsWrite reports whether a request may change something.
-func IsWrite(method string) bool {
+// isWrite reports whether a request may change something.
+func isWrite(method string) bool {
 	switch method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 		return true
@@ -104,10 +104,10 @@ func IsWrite(method string) bool {
 	return false
 }
 
-// See passes a write on, and wakes what it has changed.
+// see passes a write on, and wakes what it has changed.
 //
 //go:noinline
-func See(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
+func see(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err error) {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil {
 		return next.ServeHTTP(w, r)

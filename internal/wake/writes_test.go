@@ -40,7 +40,7 @@ func TestWriteOnAnotherServer(t *testing.T) {
 		}
 		w := httptest.NewRecorder()
 		r := caddyhttp.PrepareRequest(httptest.NewRequest(http.MethodPost, "/orders", nil), caddy.NewReplacer(), w, new(caddyhttp.Server))
-		if err := See(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })); err != nil {
+		if err := see(w, r, caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error { return nil })); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
