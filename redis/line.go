@@ -327,7 +327,7 @@ func (ln *line) refused(err error) {
 	}
 }
 
-// isPassing says whether an error is due to a server or a cluster that has just
+// isPassing reports whether an error is due to a server or a cluster that has just
 // started or is electing.
 func isPassing(err error) bool {
 	return goredis.IsClusterDownError(err) || goredis.IsLoadingError(err) ||

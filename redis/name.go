@@ -14,6 +14,7 @@ type name struct {
 	channel string
 }
 
+// command is the command by which a name is subscribed to, in lower case.
 type command string
 
 const (
@@ -22,6 +23,7 @@ const (
 	ssubscribe command = "ssubscribe"
 )
 
+// keyspacePrefix begins the channels of keyspace notifications, before the database.
 const keyspacePrefix = "__keyspace@"
 
 // key returns the key whose owner is the only node of a cluster that tells of
@@ -51,6 +53,7 @@ func (s *subscription) appendTo(who []listener) []listener {
 	return who
 }
 
+// listener is who is told of what comes on a name: one resource, or all of a pattern.
 type listener interface {
 	// heard is told of each message. It does not block.
 	heard(channel, payload string)

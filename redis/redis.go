@@ -172,7 +172,7 @@ func (w *Waker) OnPath(wake func(path string)) {
 	w.onPath = wake
 }
 
-// Up says whether the server can be heard. It is true until an attempt to
+// Up reports whether the server can be heard. It is true until an attempt to
 // connect has failed, so also as long as nobody has waited and none was made.
 func (w *Waker) Up() bool {
 	return w.link.up()

@@ -1,5 +1,6 @@
-// Package behind says what stands behind a handler and looks at the client, as far as its site's configuration tells.
-// It reads Caddy's configuration while that is provisioned, and touches nothing of it.
+// Package behind says what stands behind a handler and looks at the client, as far as its
+// site's configuration tells. It reads Caddy's configuration while that is provisioned,
+// and touches nothing of it.
 package behind
 
 import (
@@ -80,7 +81,7 @@ func At(ctx caddy.Context, self any) Looks {
 	return l.looks
 }
 
-// within looks at what is behind child in the module that is around it, and says
+// within looks at what is behind child in the module that is around it, and reports
 // whether nothing else is.
 func (l *looker) within(module, child caddy.Module) (ended bool) {
 	at, found := locate(lists(reflect.ValueOf(module)), child)
@@ -126,7 +127,7 @@ type place struct {
 	handler int // in the route
 }
 
-// behind looks at what is behind the place in its list, and says whether nothing
+// behind looks at what is behind the place in its list, and reports whether nothing
 // after the list is.
 func (l *looker) behind(at place) (ended bool) {
 	route := &at.routes[at.route]
@@ -183,7 +184,7 @@ func position(raws []json.RawMessage, handler caddy.Module) int {
 	return may[0]
 }
 
-// partOf says whether a configuration is what is left of another, after Caddy has
+// partOf reports whether a configuration is what is left of another, after Caddy has
 // loaded and cleared some of its modules.
 func partOf(part, whole any) bool {
 	switch part := part.(type) {
@@ -207,7 +208,7 @@ func partOf(part, whole any) bool {
 	return part == whole || reflect.ValueOf(part).IsZero()
 }
 
-// decode is the JSON value, or nil.
+// decode is the value of a JSON text, or nil if it is none.
 func decode(raw []byte) (value any) {
 	if json.Unmarshal(raw, &value) != nil {
 		return nil

@@ -30,32 +30,32 @@ func origin(module any) string {
 	return t.PkgPath()
 }
 
-// of says whether an import path is that of a project, or below it.
+// of reports whether an import path is that of a project, or below it.
 func of(path, project string) bool {
 	return path == project || strings.HasPrefix(path, project+"/")
 }
 
-// ours says whether the module is of this project. What one of ours does behind
+// ours reports whether the module is of this project. What one of ours does behind
 // another does not happen in a check: it passes that on.
 func ours(module any) bool { return of(origin(module), project) }
 
-// foreign says whether nobody knows what the module does.
+// foreign reports whether nobody knows what the module does.
 func foreign(module any) bool { return !of(origin(module), standard) && !ours(module) }
 
-// open says whether the fields of a struct are configuration: of types of the
+// open reports whether the fields of a struct are configuration: of types of the
 // standard library they are not.
 func open(t reflect.Type) bool {
 	path, _, _ := strings.Cut(t.PkgPath(), "/")
 	return path == "" || strings.Contains(path, ".")
 }
 
-// visible says whether a field of a struct, or one of those of a struct that it embeds,
+// visible reports whether a field of a struct, or one of those of a struct that it embeds,
 // can be configuration.
 func visible(field reflect.StructField) bool {
 	return field.IsExported() || field.Anonymous && field.Type.Kind() == reflect.Struct
 }
 
-// config looks at a module with its configuration, as a pointer and as JSON, and says
+// config looks at a module with its configuration, as a pointer and as JSON, and reports
 // whether it is a handler after which nothing is reached.
 func (l *looker) config(id caddy.ModuleID, module reflect.Value, raw json.RawMessage) (ended bool) {
 	namespace := id.Namespace()
@@ -132,7 +132,7 @@ func read[T any](raw json.RawMessage) (part T) {
 	return part
 }
 
-// answers says whether a handler always answers, or fails, and never calls the next.
+// answers reports whether a handler always answers, or fails, and never calls the next.
 func answers(id caddy.ModuleID, raw json.RawMessage) bool {
 	switch id {
 	case "http.handlers.error":
@@ -154,7 +154,7 @@ func answers(id caddy.ModuleID, raw json.RawMessage) bool {
 	return false
 }
 
-// subroute looks at the routes of a subroute, and says whether nothing after it is
+// subroute looks at the routes of a subroute, and reports whether nothing after it is
 // reached.
 func (l *looker) subroute(sub *caddyhttp.Subroute) (ended bool) {
 	ended = l.routes(sub.Routes)

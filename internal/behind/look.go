@@ -38,7 +38,7 @@ func (l *looker) field(name string) {
 	}
 }
 
-// routes looks at routes, and says whether nothing after them is reached.
+// routes looks at routes, and reports whether nothing after them is reached.
 func (l *looker) routes(routes caddyhttp.RouteList) (ended bool) {
 	for i := range routes {
 		if !l.passed[routes[i].Group] && l.route(&routes[i]) {
@@ -48,7 +48,7 @@ func (l *looker) routes(routes caddyhttp.RouteList) (ended bool) {
 	return false
 }
 
-// route looks at a route, and says whether nothing after it is reached.
+// route looks at a route, and reports whether nothing after it is reached.
 func (l *looker) route(route *caddyhttp.Route) (ended bool) {
 	if l.seen[route] {
 		return false
@@ -62,7 +62,7 @@ func (l *looker) route(route *caddyhttp.Route) (ended bool) {
 	return always && (ended || route.Terminal)
 }
 
-// handlers looks at the handlers of a route, and says whether nothing after them is
+// handlers looks at the handlers of a route, and reports whether nothing after them is
 // reached.
 func (l *looker) handlers(raws []json.RawMessage) (ended bool) {
 	for _, raw := range raws {
@@ -73,7 +73,7 @@ func (l *looker) handlers(raws []json.RawMessage) (ended bool) {
 	return false
 }
 
-// inline looks at a module that is named by one of its members, and says whether it
+// inline looks at a module that is named by one of its members, and reports whether it
 // is a handler after which nothing is reached.
 func (l *looker) inline(namespace, key string, raw json.RawMessage) (ended bool) {
 	if len(raw) == 0 {
@@ -101,7 +101,7 @@ func inline(key string, raw json.RawMessage) (name string, rest json.RawMessage,
 	return name, rest, err
 }
 
-// module looks at a module that is not loaded yet, and says whether it is a handler
+// module looks at a module that is not loaded yet, and reports whether it is a handler
 // after which nothing is reached.
 func (l *looker) module(id string, raw json.RawMessage) (ended bool) {
 	info, err := caddy.GetModule(id)
@@ -125,7 +125,7 @@ func (l *looker) module(id string, raw json.RawMessage) (ended bool) {
 	return l.config(info.ID, module, raw)
 }
 
-// decodes decodes the configuration of a module, and says whether it can. Some modules
+// decodes decodes the configuration of a module, and reports whether it can. Some modules
 // panic where they can not, as expressions do: that is for Caddy to come upon.
 func decodes(raw json.RawMessage, module any) (ok bool) {
 	defer func() {
