@@ -144,7 +144,7 @@ func Register(registry *prometheus.Registry) error {
 	return nil
 }
 
-// Done counts a poll that has its outcome.
+// Done counts a request that has its outcome.
 func (s *Site) Done(p *poll.Poll) {
 	of := theMetrics.ofOutcome[p.Outcome]
 	of.requests.Inc()

@@ -18,21 +18,23 @@ import (
 
 // Site is a handler as operators see it.
 type Site struct {
-	Server   string // the name of the server that it is part of
-	Shadow   bool
-	OnError  string
+	Server   string // the name of the server that it is part of; empty outside of Caddy's HTTP app
+	Shadow   bool   // it only looks on
+	OnError  string // hold or release
 	Interval time.Duration
 	Lot      *poll.Lot
 	Log      *zap.Logger
 	Wakers   []Source
 
-	restless    sync.Once // a warning
-	blind       sync.Once // another
-	unversioned sync.Once // another
-	split       sync.Once // another
-	outage      outage
-	refusals    refusals
-	ending      ending
+	// Warnings that are given once, by the method of the same name.
+	restless    sync.Once
+	blind       sync.Once
+	unversioned sync.Once
+	split       sync.Once
+
+	outage   outage
+	refusals refusals
+	ending   ending
 }
 
 // Source is a waker by its name, and whether it can be heard now.
@@ -64,14 +66,14 @@ func (l *registry) remove(s *Site) {
 	l.all = slices.DeleteFunc(l.all, func(o *Site) bool { return o == s })
 }
 
-// Sites are all of them.
+// Sites are the live handlers, in the order in which they began.
 func (l *registry) Sites() []*Site {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.all)
 }
 
-// parked is how many requests are parked in all of them.
+// parked is how many requests are parked in all live handlers.
 func (l *registry) parked() (n int) {
 	for _, s := range l.Sites() {
 		n += s.Lot.Parked()
@@ -79,7 +81,7 @@ func (l *registry) parked() (n int) {
 	return n
 }
 
-// resources is how many resources are known in all of them.
+// resources is how many resources are known in all live handlers.
 func (l *registry) resources() (n int) {
 	for _, s := range l.Sites() {
 		n += s.Lot.Len()
@@ -167,8 +169,8 @@ func (s *Site) Departed() {
 	}
 }
 
-// Panicked tells of what would have ended the process. It is called where that was
-// recovered, so that the stack shows where it came from.
+// Panicked tells of a panic that would have ended the process. It is called where the
+// panic was recovered, so that the stack shows where it came from.
 func (s *Site) Panicked(message string, p any) {
 	s.Log.Error(message, zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 }
@@ -191,7 +193,7 @@ func (s *Site) Looked(looks []string) {
 // nothing else.
 func (s *Site) Split(name lot.Name, field string) {
 	s.split.Do(func() {
-		s.Log.Warn("many resources of one path differ in one request field only: if its answers do not, vary -"+field+" lets their clients share",
+		s.Log.Warn("many resources of one path differ in one request field only: if their answers do not, vary with a minus and the field lets their clients share",
 			zap.String("field", field), zap.String("path", name.Path))
 	})
 }
