@@ -109,6 +109,13 @@ func (ln *line) hold() error {
 		ln.disconnected()
 	}()
 
+	return ln.keep(ctx, conn, master, lost, &readErr)
+}
+
+// keep writes what there is to write, until the connection is lost or not wanted any more.
+// master is that of the sentinels, if there are any; readErr is set when lost is closed.
+func (ln *line) keep(ctx context.Context, conn *goredis.PubSub, master string, lost <-chan struct{}, readErr *error) error {
+	p := ln.link.pace
 	deposed := make(chan struct{})
 	if master != "" {
 		go ln.follow(ctx, master, deposed)
@@ -123,7 +130,7 @@ func (ln *line) hold() error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-lost:
-			return readErr
+			return *readErr
 		case <-deposed:
 			return errors.New("sentinels have another master")
 		case <-ln.kick:

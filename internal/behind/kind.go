@@ -62,6 +62,28 @@ func (l *looker) config(id caddy.ModuleID, module reflect.Value, raw json.RawMes
 	if foreign(module.Interface()) && !slices.Contains(blind, namespace) && !strings.HasPrefix(namespace, "tls.") {
 		l.address(id.Name())
 	}
+	l.byID(id, module, raw)
+	switch module := module.Interface().(type) {
+	case *caddyhttp.Subroute:
+		return l.subroute(module)
+	case *caddyhttp.MatchHeader:
+		l.fields(reflect.ValueOf(*module))
+	case *caddyhttp.MatchHeaderRE:
+		l.fields(reflect.ValueOf(*module))
+	case *caddyhttp.VarsMatcher:
+		l.vars(reflect.ValueOf(*module))
+	case *caddyhttp.MatchVarsRE:
+		l.vars(reflect.ValueOf(*module))
+	case *caddyhttp.MatchExpression:
+		l.expression(module.Expr)
+	}
+	l.value(module.Elem())
+	return answers(id, raw)
+}
+
+// byID looks at what only the name of a module tells: its type is not exported, or says
+// nothing of the client.
+func (l *looker) byID(id caddy.ModuleID, module reflect.Value, raw json.RawMessage) {
 	switch id {
 	case "http.matchers.remote_ip", "http.matchers.client_ip",
 		"http.reverse_proxy.selection_policies.ip_hash", "http.reverse_proxy.selection_policies.client_ip_hash",
@@ -106,22 +128,6 @@ func (l *looker) config(id caddy.ModuleID, module reflect.Value, raw json.RawMes
 			l.field("X-Forwarded-For")
 		}
 	}
-	switch module := module.Interface().(type) {
-	case *caddyhttp.Subroute:
-		return l.subroute(module)
-	case *caddyhttp.MatchHeader:
-		l.fields(reflect.ValueOf(*module))
-	case *caddyhttp.MatchHeaderRE:
-		l.fields(reflect.ValueOf(*module))
-	case *caddyhttp.VarsMatcher:
-		l.vars(reflect.ValueOf(*module))
-	case *caddyhttp.MatchVarsRE:
-		l.vars(reflect.ValueOf(*module))
-	case *caddyhttp.MatchExpression:
-		l.expression(module.Expr)
-	}
-	l.value(module.Elem())
-	return answers(id, raw)
 }
 
 // read is a part of a configuration; what does not decode is zero.

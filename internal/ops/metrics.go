@@ -38,6 +38,7 @@ type metrics struct {
 	ofResult  map[state.Result]prometheus.Counter
 }
 
+// outcomeMetrics are the children for one outcome.
 type outcomeMetrics struct {
 	requests prometheus.Counter
 	held     prometheus.Observer
@@ -45,6 +46,7 @@ type outcomeMetrics struct {
 
 var theMetrics = newMetrics()
 
+// newMetrics makes the collectors, which are registered nowhere yet.
 func newMetrics() *metrics {
 	const ns, sub = "caddy", "long_poll"
 	m := &metrics{
@@ -96,8 +98,13 @@ func newMetrics() *metrics {
 		ofOutcome: make(map[poll.Outcome]outcomeMetrics),
 		ofResult:  make(map[state.Result]prometheus.Counter),
 	}
-	// All series exist from the start: what appears with its first increment has
-	// no rate.
+	m.begin()
+	return m
+}
+
+// begin has all series exist from the start: what appears with its first increment has
+// no rate.
+func (m *metrics) begin() {
 	for _, o := range poll.Outcomes {
 		m.ofOutcome[o] = outcomeMetrics{m.requests.WithLabelValues(string(o)), m.holds.WithLabelValues(string(o))}
 	}
@@ -105,7 +112,6 @@ func newMetrics() *metrics {
 		m.ofResult[r] = m.checks.WithLabelValues(string(r))
 	}
 	m.wakes.WithLabelValues(sourceAdmin)
-	return m
 }
 
 // wakersUp is a gauge whose label values are the sources of the live handlers.
@@ -130,7 +136,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 }
 
 // Register registers the collectors, for each configuration has a registry of its
-// own.
+// own. A nil registry is none.
 func Register(registry *prometheus.Registry) error {
 	if registry == nil {
 		return nil
