@@ -74,9 +74,8 @@ type Handler struct {
 	// client and Caddy allows a silent connection. A client can ask for less. Default: 25s.
 	Hold *caddy.Duration `json:"hold,omitempty"`
 
-	// By up to how many percent, at random, the time that a request may be parked is
-	// shortened, so that clients that were parked together do not come back together. 0 to
-	// 100. Default: 10.
+	// By up to how many percent, at random, that time is shortened, so that clients that
+	// were parked together do not come back together. 0 to 100. Default: 10.
 	Jitter *float64 `json:"jitter,omitempty"`
 
 	// How long the client is willing to wait: text with placeholders that gives a number
@@ -127,8 +126,7 @@ type Handler struct {
 	// `interval` on a change. Default: the same as `interval`.
 	MaxInterval *caddy.Duration `json:"max_interval,omitempty"`
 
-	// The age up to which a state, or an error, may answer without a check. Default: 0,
-	// which is never.
+	// The age up to which a state or an error may answer without a check. Default: 0: never.
 	Freshness caddy.Duration `json:"freshness,omitempty"`
 
 	// The methods that may be parked. Default: GET.
