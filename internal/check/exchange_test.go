@@ -54,3 +54,13 @@ func TestSafe(t *testing.T) {
 		}
 	}
 }
+
+// TestReasons: what tap says of an exchange is harmless, and operators are shown it. Its
+// words are written down twice, since a state knows nothing of how it was read.
+func TestReasons(t *testing.T) {
+	for _, err := range []error{tap.ErrAborted, tap.ErrNothing} {
+		if got := state.Failure(asHandlerError(err), http.StatusBadGateway).Reason(); got != err.Error() {
+			t.Errorf("%v: got %q", err, got)
+		}
+	}
+}
