@@ -113,8 +113,8 @@ func (ru *Rules) fingerprint(a *Answer) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// IsPlaceholder reports whether key is one that Placeholder knows.
-func IsPlaceholder(key string) bool {
+// isPlaceholder reports whether key is one that Placeholder knows.
+func isPlaceholder(key string) bool {
 	switch key {
 	case "status", "etag", "hash", "version", "body":
 		return true
@@ -126,7 +126,7 @@ func IsPlaceholder(key string) bool {
 // one without our prefix. A nil state has them all empty.
 func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 	if s == nil {
-		return "", IsPlaceholder(key)
+		return "", isPlaceholder(key)
 	}
 	switch key {
 	case "status":
@@ -144,7 +144,7 @@ func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 	}
 	a := s.Source
 	if a == nil {
-		return "", IsPlaceholder(key)
+		return "", isPlaceholder(key)
 	}
 	switch key {
 	case "etag":

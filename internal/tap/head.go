@@ -106,16 +106,16 @@ type Said struct {
 type Head struct {
 	caddyhttp.ResponseWriterWrapper
 
-	// OnHead is called once, right before the final head is sent. It may change the
+	// onHead is called once, right before the final head is sent. It may change the
 	// header.
-	OnHead func(status int, header http.Header)
+	onHead func(status int, header http.Header)
 
 	status once
 }
 
 // NewHead makes a Head in front of w.
 func NewHead(w http.ResponseWriter, onHead func(status int, header http.Header)) *Head {
-	return &Head{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, OnHead: onHead}
+	return &Head{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, onHead: onHead}
 }
 
 // Status is the final status; 0 before it.
@@ -127,7 +127,7 @@ func (w *Head) Finish() { w.see(http.StatusOK) }
 
 func (w *Head) see(status int) {
 	if w.status.see(status) {
-		w.OnHead(status, w.ResponseWriter.Header())
+		w.onHead(status, w.ResponseWriter.Header())
 	}
 }
 
