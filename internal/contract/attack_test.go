@@ -132,3 +132,30 @@ func TestNoHotLoopNorATimeOut(t *testing.T) {
 		}
 	})(t)
 }
+
+// Contract 7.9: who is parked stays parked, on the way to another resource too.
+func TestRule9PlaceOfWhoMoves(t *testing.T) {
+	for _, bound := range []string{"max_parked 2", "max_parked_per_client 2"} {
+		t.Run(bound, virtual(func(t *testing.T) {
+			s := newSite(t, steady+bound)
+			a, b := s.get("/", has("1"), "Referer: a"), s.get("/", has("1"), "Referer: b")
+			settle(500 * time.Millisecond)
+			s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+				if r.URL.Path == "/other" {
+					return tagged("1")(w, r)
+				}
+				return slowly(time.Second, tagged("1", "Vary: Referer"))(w, r)
+			})
+			settle(2 * time.Second) // both ask for themselves
+			s.get("/other", has("1"), waits(3)).wants("503 refused")
+			a.wants("304 expired")
+			b.wants("304 expired")
+			if n := s.lot.Parked(); n != 0 {
+				t.Errorf("%d are parked in the end", n)
+			}
+			for _, c := range []*client{s.get("/", has("1")), s.get("/", has("1"))} {
+				c.mustWait() // no place is lost
+			}
+		}))
+	}
+}

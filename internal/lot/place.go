@@ -59,6 +59,14 @@ func (l *Lot[S]) unpark(client string) {
 	l.countLocked(client, -1)
 }
 
+// unparkReserved counts a request out, and keeps its place.
+func (l *Lot[S]) unparkReserved() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.parked.Add(-1)
+	l.reserved++
+}
+
 // fullLocked says which bound forbids one more of that client.
 func (l *Lot[S]) fullLocked(client string) error {
 	switch {

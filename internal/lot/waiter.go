@@ -106,6 +106,17 @@ func (w *Waiter[S]) Park(client string, reserved bool) error {
 	return nil
 }
 
+// Reserve has the place of a parked request kept for it until it parks elsewhere, as if by
+// [Lot.Reserve]. It reports whether there was one.
+func (w *Waiter[S]) Reserve() bool {
+	if !w.parked {
+		return false
+	}
+	w.parked = false
+	w.lot.unparkReserved()
+	return true
+}
+
 // Leave ends the membership. It is safe to call twice.
 func (w *Waiter[S]) Leave() {
 	r := w.Resource

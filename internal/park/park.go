@@ -97,7 +97,11 @@ func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Reso
 		// key by now, and this is a second one.
 		return poll.Verdict{Kind: poll.Moved}
 	}
-	return sp.wait(p, &m, w, start)
+	v := sp.wait(p, &m, w, start)
+	if v.Kind == poll.Moved && m.Reserve() {
+		p.Reserved = true // who is parked stays parked, wherever that is
+	}
+	return v
 }
 
 // wait is where a request is parked. It does little itself and is never inlined,

@@ -80,7 +80,7 @@ type Poll struct {
 	tags     []string       // or by If-None-Match
 	date     time.Time      // or by If-Modified-Since
 	says     bool           // it says how long it will wait
-	Reserved bool           // a place is kept for it while its body is read
+	Reserved bool           // a place is kept for it, while its body is read or it moves
 	parked   *state.Version // the version that it is parked on
 
 	key    lot.Key          // see Find
