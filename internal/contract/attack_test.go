@@ -159,3 +159,23 @@ func TestRule9PlaceOfWhoMoves(t *testing.T) {
 		}))
 	}
 }
+
+// Contract 7.8 and 7.9: a place that is kept for a body outlives a drain, and is given up.
+func TestRule8BodyAfterADrain(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"methods POST\nmax_parked 1")
+		body, rest := io.Pipe()
+		r := newRequest(http.MethodPost, "/", "", waits(5))
+		r.Body, r.ContentLength = body, -1
+		c := s.send(r)
+		settle(time.Second)
+		s.post("/", "x", waits(5)).wants("503 refused")
+		s.drain()
+		settle(time.Second)
+		c.mustWait()
+		io.WriteString(rest, "x")
+		rest.Close()
+		c.wants("200 bypassed state 1")
+		s.post("/", "x", waits(5)).wants("200 bypassed state 1")
+	})(t)
+}
