@@ -1,7 +1,9 @@
 package contract_test
 
 import (
+	"crypto/tls"
 	"fmt"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -126,4 +128,34 @@ func TestRule4VarsThatAreLists(t *testing.T) {
 			t.Errorf("got %v", told)
 		}
 	})(t)
+}
+
+// The address that early data comes from may be forged (RFC 9001, section 9.2). Who looks
+// at it behind us says 425, and has to see that it is early: a check would vouch for it.
+func TestEarlyDataVouchesForNoAddress(t *testing.T) {
+	early := func(fields ...string) *http.Request {
+		r := newRequest("GET", "https://a.example/", "", fields...)
+		r.TLS = &tls.ConnectionState{ServerName: "a.example", HandshakeComplete: false}
+		return r
+	}
+	says := func(w http.ResponseWriter, r *http.Request) error {
+		if !r.TLS.HandshakeComplete && r.RemoteAddr != "" {
+			return caddyhttp.Error(http.StatusTooEarly, io.EOF)
+		}
+		return tagged("1")(w, r)
+	}
+	for block, want := range map[string]string{
+		"vary client_ip": "425 bypassed",
+		"":               "200 answered state 1",
+	} {
+		t.Run(block, virtual(func(t *testing.T) {
+			s := newSite(t, steady+block)
+			s.backend.say(says)
+			s.send(early(waits(5))).wants(want)
+			s.send(early(has("0"))).wants(want)
+			r := early(has("1"), waits(5))
+			r.TLS.HandshakeComplete = true
+			s.send(r).wants("304 expired")
+		}))
+	}
 }

@@ -50,7 +50,7 @@ func TestDropShared(t *testing.T) {
 	} {
 		header.Set(name, "max-age=60")
 	}
-	if dropShared(header); len(header) != 4 {
+	if DropShared(header); len(header) != 4 {
 		t.Errorf("got %v", header)
 	}
 }

@@ -33,7 +33,7 @@ func ReadCacheControl(header http.Header) CacheControl {
 // answers a poll without asking (contract 5): what a cache could reuse so gets no-cache,
 // no-store and private are kept, and what a shared cache would read instead goes.
 func Revalidate(header http.Header) {
-	dropShared(header)
+	DropShared(header)
 	if len(header["Cache-Control"]) == 0 {
 		header["Cache-Control"] = []string{"no-cache"}
 		return
@@ -55,10 +55,10 @@ func Revalidate(header http.Header) {
 	header["Cache-Control"] = []string{value}
 }
 
-// dropShared takes out of an answer what a shared cache would read instead of
+// DropShared takes out of an answer what a shared cache would read instead of
 // Cache-Control: the targeted fields of RFC 9213, whose names end with -Cache-Control, and
 // those of surrogates and servers that came before it.
-func dropShared(header http.Header) {
+func DropShared(header http.Header) {
 	for name := range header {
 		switch name {
 		case "Surrogate-Control", "Edge-Control", "X-Accel-Expires":

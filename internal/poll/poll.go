@@ -126,12 +126,14 @@ func (ru *Rules) New(r *http.Request) *Poll {
 // Parkable reports whether r is a request that could be parked (contract 3.1). If-Match
 // and If-Unmodified-Since are for the backend to judge, and a check bears no
 // preconditions but its own. Of what a browser asks for only what a script fetches can
-// wait, and no page, asset or image.
+// wait, and no page, asset or image. The address of early data may be forged: who
+// looks at it behind us has to see that it is early, which a check is not.
 func (ru *Rules) Parkable(r *http.Request) bool {
 	head := r.Header
 	if !slices.Contains(ru.Methods, r.Method) ||
 		len(head["Range"]) > 0 || len(head["If-Match"]) > 0 || len(head["If-Unmodified-Since"]) > 0 ||
-		len(head["Upgrade"]) > 0 && httphdr.Upgrades(head) {
+		len(head["Upgrade"]) > 0 && httphdr.Upgrades(head) ||
+		r.TLS != nil && !r.TLS.HandshakeComplete && ru.Share.Address == share.Always {
 		return false
 	}
 	if to := httphdr.Destination(head); to != "" && to != "empty" {
