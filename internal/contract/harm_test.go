@@ -159,3 +159,22 @@ func TestEarlyDataVouchesForNoAddress(t *testing.T) {
 		}))
 	}
 }
+
+// A page that a browser asks for over plain HTTP, where it says no Sec-Fetch-Dest, is a
+// page all the same (contract 3.1): it neither waits nor gets what keeps it out of the
+// browser's history.
+func TestPagesOverPlainHTTP(t *testing.T) {
+	page := []string{"User-Agent: Mozilla/5.0", "Accept: text/html,*/*;q=0.8", "Upgrade-Insecure-Requests: 1"}
+	for _, block := range []string{"", "unversioned park", "freshness 1m", "hold_while {lp.status} is 200", "since {query.since}"} {
+		t.Run(block, virtual(func(t *testing.T) {
+			s := newSite(t, steady+block)
+			s.backend.say(reply(200, "<html>", "Content-Type: text/html"))
+			s.get("/?since=1", page...).wants("200 bypassed <html>").within(0, 0).wantsField("ETag", "").wantsField("Cache-Control", "")
+			c := s.get("/", append(page, "Sec-Fetch-Dest: empty", waits(0))...) // a script can set no such field, but a proxy may
+			c.answer()
+			if got := c.outcome(); got == "bypassed" {
+				t.Errorf("got %v", c)
+			}
+		}))
+	}
+}

@@ -77,10 +77,13 @@ func FromBrowser(header http.Header) bool {
 }
 
 // Destination is what a browser asks for (document, script, image; empty is fetch);
-// the empty text if it does not say.
+// the empty text if it does not say. Over plain HTTP it does not, but for pages.
 func Destination(header http.Header) string {
 	if values := header["Sec-Fetch-Dest"]; len(values) > 0 {
 		return trim(values[0])
+	}
+	if len(header["Upgrade-Insecure-Requests"]) > 0 {
+		return "document" // no other request bears it
 	}
 	return ""
 }
