@@ -132,10 +132,15 @@ func (b *Backend) conclude(what finding, old *state.State) *state.State {
 	case errors.Is(what.err, tap.ErrUnshared):
 		s.Unshared = true
 	case what.err != nil:
+		var header http.Header
+		var f failed
+		if errors.As(what.err, &f) {
+			what.err, s.ErrFields, header = f.error, f.fields, f.fields.Header
+		}
 		s.Err = asHandlerError(what.err)
 		s.Version.Status = errorStatus(what.err)
 		s.Answer, s.Source = nil, nil
-		b.depend(s, nil)
+		b.depend(s, header)
 	default:
 		s.Version = b.version(what.source)
 		if s.Answer != nil {

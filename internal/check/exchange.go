@@ -44,6 +44,15 @@ func (b *Backend) revalidate(has *state.Answer, uri *url.URL, method string) (*s
 	return has.Freshened(a), nil
 }
 
+// failed is an error of the handlers, with the fields that they have set for its answer:
+// a challenge, or what is allowed.
+type failed struct {
+	error
+	fields *state.Answer
+}
+
+func (f failed) Unwrap() error { return f.error }
+
 // mendable reports whether err is of a kind that a retry mends.
 func mendable(err error) bool {
 	if err == nil || errors.Is(err, tap.ErrUnshared) || errors.Is(err, errAbandoned) || errors.Is(err, state.ErrTimeout) {
@@ -105,6 +114,9 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	case err := <-done:
 		answer, err := w.Result(err)
 		if err != nil {
+			if header := w.Before(); len(header) > 0 {
+				err = failed{err, state.NewAnswer(0, header, nil, b.preset, b.c.MaxBody)}
+			}
 			return nil, err
 		}
 		return state.NewAnswer(answer.Status, answer.Header, answer.Body, b.preset, b.c.MaxBody), nil

@@ -178,3 +178,31 @@ func TestPagesOverPlainHTTP(t *testing.T) {
 		}))
 	}
 }
+
+// An error has the fields that its handlers have set, in a check too: without a
+// challenge nobody logs in, and a 405 says what is allowed.
+func TestFieldsOfErrors(t *testing.T) {
+	says := func(w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Www-Authenticate", `Basic realm="a"`)
+		w.Header().Add("Set-Cookie", "behind=1")
+		return caddyhttp.Error(http.StatusUnauthorized, io.EOF)
+	}
+	for name, fields := range map[string][]string{"an ordinary request": nil, "a poll": {waits(5)}, "another": {has("1")}} {
+		t.Run(name, virtual(func(t *testing.T) {
+			s := newSite(t, steady)
+			n := 0
+			s.before = func(w http.ResponseWriter, _ *http.Request) {
+				n++
+				w.Header().Set("X-Client", fmt.Sprint(n))
+			}
+			s.backend.say(says)
+			for i := range 2 {
+				c := s.get("/", fields...).wants("401 answered").wantsField("Www-Authenticate", `Basic realm="a"`)
+				c.wantsField("X-Client", fmt.Sprint(i+1))
+				if fields != nil {
+					c.wantsField("Set-Cookie", "")
+				}
+			}
+		}))
+	}
+}

@@ -92,7 +92,7 @@ func (re *Writer) fault(p *poll.Poll, w http.ResponseWriter) error {
 	if s.Answer != nil {
 		fields(w, p, s)
 	} else {
-		httphdr.Revalidate(w.Header())
+		errFields(w, s)
 	}
 	if state.Outage(s.Code()) {
 		w.Header()["Retry-After"] = []string{strconv.Itoa(retryAfter(time.Until(s.Due)))}
@@ -210,7 +210,7 @@ func (re *Writer) nothingNew(p *poll.Poll, w http.ResponseWriter) error {
 func (re *Writer) copy(p *poll.Poll, w http.ResponseWriter) error {
 	s := p.Told
 	if s.Answer == nil {
-		httphdr.Revalidate(w.Header())
+		errFields(w, s)
 		re.mark(p, w)
 		return s.Err
 	}
@@ -256,6 +256,20 @@ func fields(w http.ResponseWriter, p *poll.Poll, s *state.Reading) {
 	if len(s.Answer.Header["Cache-Control"]) == 0 {
 		httphdr.Revalidate(header) // what handlers on the way to us have set
 	}
+}
+
+// errFields copies the fields that the answer to an error is to bear.
+func errFields(w http.ResponseWriter, s *state.Reading) {
+	header := w.Header()
+	if of := s.ErrFields; of != nil {
+		for name, values := range of.Header {
+			if slices.Contains(of.Added, name) {
+				values = slices.Concat(header[name], values)
+			}
+			header[name] = slices.Clone(values)
+		}
+	}
+	httphdr.Revalidate(header)
 }
 
 // notModified sends a 304 with the fields of the answer that it stands for, but those

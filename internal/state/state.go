@@ -18,9 +18,10 @@ import (
 // State is what one check read, or what it failed with. It is made by one function of
 // the check, and immutable from then on.
 type State struct {
-	Answer *Answer // what the backend said; nil if Err says it all, or if only the probe was asked
-	Err    error   // the answer is to be made by Caddy's error routes
-	Source *Answer // what the version was read from: the answer, or that of the probe
+	Answer    *Answer // what the backend said; nil if Err says it all, or if only the probe was asked
+	Err       error   // the answer is to be made by Caddy's error routes
+	ErrFields *Answer // with the fields of this, which has no more; nil if there are none
+	Source    *Answer // what the version was read from: the answer, or that of the probe
 
 	Version  Version
 	ETag     string // what the client's copy is known by; empty if by nothing

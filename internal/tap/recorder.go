@@ -119,6 +119,17 @@ func (w *Recorder) GiveUp() (begun bool) {
 	return w.status != 0
 }
 
+// Before is the header as the handlers have left it; nil if an answer had begun. It is
+// for when they have returned an error, whose answer bears it.
+func (w *Recorder) Before() http.Header {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.status != 0 {
+		return nil
+	}
+	return w.header
+}
+
 // Result is what was recorded, after the handlers have returned err. It is an
 // [ErrUnshared], err itself, an [ErrNothing] or an [ErrAborted] where there is no
 // answer, in that order.
