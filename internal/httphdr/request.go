@@ -82,8 +82,9 @@ func Destination(header http.Header) string {
 	if values := header["Sec-Fetch-Dest"]; len(values) > 0 {
 		return trim(values[0])
 	}
-	if len(header["Upgrade-Insecure-Requests"]) > 0 {
-		return "document" // no other request bears it
+	accept := header["Accept"]
+	if len(header["Upgrade-Insecure-Requests"]) > 0 && len(accept) > 0 && strings.HasPrefix(accept[0], "text/html") {
+		return "document" // a navigation bears both, and nothing else does
 	}
 	return ""
 }
