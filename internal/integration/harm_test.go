@@ -20,6 +20,7 @@ func TestHarm(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, binary){
 		"addresses that requests come to":       testLocalAddresses,
 		"fields in front that are added behind": testFieldsAddedBehind,
+		"authentication behind":                 testAuthenticationBehind,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -87,5 +88,24 @@ func testFieldsAddedBehind(t *testing.T, caddy binary) {
 				t.Errorf("client %d is told %q, want %q", i, got, want)
 			}
 		}
+	}
+}
+
+// testAuthenticationBehind has a poll without credentials come to a handle that asks for
+// them, which stands behind: it gets the challenge.
+func testAuthenticationBehind(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	caddy.start(t, "", site(port, `
+	long_poll
+	handle /api/* {
+		basic_auth {
+			alice $2a$04$ZBBkzX2/yX9f7UNkb5fJrOD7XLB9cQTDHTWWRR7A2P6iEZLzA7Usy
+		}
+		reverse_proxy `+b.addr+`
+	}`))
+	c := newClient(t, port)
+	for _, fields := range [][]string{nil, {"Prefer: wait=5"}, {`If-None-Match: "one"`}} {
+		c.get("/api/x", fields...).want(t, 401, "answered").wantFields(t, `Www-Authenticate: Basic realm="restricted"`)
 	}
 }
