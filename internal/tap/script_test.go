@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -186,12 +187,18 @@ func owned(h caddyhttp.Handler, limit int64, x Exchange) caddyhttp.Handler {
 // server is a real server whose handler can be changed.
 type server struct {
 	*httptest.Server
+
+	mu      sync.Mutex // held while the handler runs; protects it
 	handler http.Handler
 }
 
 func newServer(t testing.TB, http2 bool) *server {
 	s := new(server)
-	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }))
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.handler.ServeHTTP(w, r)
+	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // of second heads
 	if http2 {
 		s.EnableHTTP2 = true
@@ -205,8 +212,13 @@ func newServer(t testing.TB, http2 bool) *server {
 
 func (s *server) get(t testing.TB, h caddyhttp.Handler) got {
 	t.Helper()
+	s.mu.Lock()
 	s.handler = site(h)
-	return get(t, s.Client(), s.URL)
+	s.mu.Unlock()
+	g := get(t, s.Client(), s.URL)
+	s.mu.Lock() // once the handler has returned
+	defer s.mu.Unlock()
+	return g
 }
 
 // pipes is a listener without a network, so that a server can run in a bubble.
