@@ -11,7 +11,6 @@ package share
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -42,17 +41,46 @@ type Asker struct {
 
 // Key is the part of a resource's key that is known before the backend has said anything:
 // a digest of all that is compared (contract 7.4). [Variation.Key] adds the rest.
+//
+// It adds one thing after the other by functions that are never inlined: their stack
+// frames are not all there at once, for a stack that has grown stays as large for as long
+// as the request is parked.
 func (ru *Rules) Key(r *http.Request, name lot.Name, a *Asker) lot.Key {
-	buf := digested.Get().(*[]byte)
-	defer digested.Put(buf)
-	text := (*buf)[:0]
+	d := digests.Get().(*digest)
+	defer digests.Put(d)
+	d.text = d.text[:0]
+	ru.addWhere(d, r, name, a)
+	ru.addFields(d, r)
+	ru.addWho(d, r, a)
+	d.text = addVars(d.text, a)
+	d.text = addGroups(d.text, a.Groups)
+	for _, value := range ru.Values {
+		d.text = addPart(d.text, a.Value(value))
+	}
+	if len(a.Body) > 0 {
+		sum := sha256.Sum256(a.Body) // it may be large
+		d.text = append(d.text, sum[:]...)
+	}
+	return sha256.Sum256(d.text)
+}
+
+// digest is what a key is made of.
+type digest struct {
+	text  []byte
+	names []string // of fields
+}
+
+var digests = sync.Pool{New: func() any { return new(digest) }}
+
+// addWhere adds what is asked for, as it is and as it was before rewrites.
+//
+//go:noinline
+func (ru *Rules) addWhere(d *digest, r *http.Request, name lot.Name, a *Asker) {
 	scheme := "http"
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	for _, part := range []string{scheme, name.Method, name.Host} {
-		text = addPart(text, part)
-	}
+	text := addPart(addPart(addPart(d.text, scheme), name.Method), name.Host)
 	local := ru.LocalAddr(a)
 	ip := local.Addr().As16()
 	text = addPart(append(binary.BigEndian.AppendUint16(text, local.Port()), ip[:]...), local.Addr().Zone())
@@ -60,12 +88,25 @@ func (ru *Rules) Key(r *http.Request, name lot.Name, a *Asker) lot.Key {
 	if a.URL != nil && (a.Method != r.Method || !ru.sameURL(a.URL, r.URL)) {
 		text = ru.addURL(addPart(append(text, 3), a.Method), a.URL)
 	}
-	ru.each(r, nil, func(name string, values []string) { text = addField(text, name, values) })
-	text = append(text, 0) // the fields end
+	d.text = text
+}
+
+// addFields adds the request fields that are compared.
+//
+//go:noinline
+func (ru *Rules) addFields(d *digest, r *http.Request) {
+	d.names = ru.each(r, nil, d.names[:0], func(name string, values []string) { d.text = addField(d.text, name, values) })
+	clear(d.names) // they are the client's
+	d.text = append(d.text, 0)
+}
+
+// addWho adds who asks, and from where.
+//
+//go:noinline
+func (ru *Rules) addWho(d *digest, r *http.Request, a *Asker) {
 	host, network := ru.from(r, nil)
-	text = append(addPart(text, host), bit(network))
-	text = addPart(text, ru.ClientIP(r, a, nil))
-	text = append(text, bit(a.Trusted))
+	text := append(addPart(d.text, host), bit(network))
+	text = append(addPart(text, ru.ClientIP(r, a, nil)), bit(a.Trusted))
 	if !ru.Public {
 		text = addPart(text, a.User)
 		if r.TLS != nil {
@@ -77,28 +118,15 @@ func (ru *Rules) Key(r *http.Request, name lot.Name, a *Asker) lot.Key {
 	if r.TLS != nil {
 		text = addPart(text, r.TLS.ServerName)
 	}
-	text = addVars(text, a)
-	text = addGroups(text, a.Groups)
-	for _, value := range ru.Values {
-		text = addPart(text, a.Value(value))
-	}
-	if len(a.Body) > 0 {
-		sum := sha256.Sum256(a.Body) // it may be large
-		text = append(text, sum[:]...)
-	}
-	*buf = text
-	return sha256.Sum256(text)
+	d.text = text
 }
-
-// digested has buffers for what a key is made of.
-var digested = sync.Pool{New: func() any { return new([]byte) }}
 
 // Carried is the header of a check for those who share with r: what is compared, in
 // the form in which it is. v is what their answers turned out to depend on beyond
 // that.
 func (ru *Rules) Carried(r *http.Request, a *Asker, v *Variation) http.Header {
 	header := make(http.Header, len(r.Header)+2)
-	ru.each(r, v, func(name string, values []string) { header[name] = slices.Clone(values) })
+	ru.each(r, v, nil, func(name string, values []string) { header[name] = slices.Clone(values) })
 	if !ru.compares(r, v, "User-Agent") {
 		header["User-Agent"] = []string{ru.UserAgent}
 	}
@@ -110,10 +138,12 @@ func (ru *Rules) Carried(r *http.Request, a *Asker, v *Variation) http.Header {
 }
 
 // each calls f for each field that is compared and carried, in a fixed order, with its
-// values in the form in which they are.
-func (ru *Rules) each(r *http.Request, v *Variation, f func(name string, values []string)) {
-	var space [32]string
-	names := append(space[:0], "Accept", "Accept-Encoding") // there whether they are or not
+// values in the form in which they are. It returns the names of all, which are appended
+// to names.
+//
+//go:noinline
+func (ru *Rules) each(r *http.Request, v *Variation, names []string, f func(name string, values []string)) []string {
+	names = append(names, "Accept", "Accept-Encoding") // there whether they are or not
 	for name := range r.Header {
 		if name != "Accept" && name != "Accept-Encoding" {
 			names = append(names, name)
@@ -149,6 +179,7 @@ func (ru *Rules) each(r *http.Request, v *Variation, f func(name string, values 
 			f(name, values)
 		}
 	}
+	return names
 }
 
 var (
@@ -251,57 +282,6 @@ func (ru *Rules) Credentials(r *http.Request, a *Asker) bool {
 		}
 	}
 	return false
-}
-
-// CarriesVar reports whether a variable is compared and carried: all are that a
-// handler has set on the way, but for those that name the client, which are carried as
-// [Rules.ClientIP] says, and one exchange.
-func CarriesVar(name string) bool {
-	switch name {
-	case "client_ip", "trusted_proxy", "start_time", "uuid", "trace_id", "span_id", "unhandled", "long_poll.seen":
-		return false
-	}
-	return true
-}
-
-// addVars adds the variables. What is of a kind that can not be compared is equal to
-// nothing.
-func addVars(text []byte, a *Asker) []byte {
-	var space [8]string
-	names := space[:0]
-	for name := range a.Vars {
-		if CarriesVar(name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		text = addPart(text, name)
-		switch value := a.Vars[name].(type) {
-		case string:
-			text = addPart(append(text, 's'), value)
-		case nil, bool, int, int32, int64, uint, uint32, uint64, float32, float64, []string:
-			text = addPart(append(text, 'v'), fmt.Sprintf("%T %#v", value, value))
-		default:
-			text = binary.BigEndian.AppendUint64(append(text, '?'), a.ID)
-		}
-	}
-	return append(text, 0)
-}
-
-func addGroups(text []byte, groups map[string]struct{}) []byte {
-	if len(groups) == 0 {
-		return append(text, 0)
-	}
-	names := make([]string, 0, len(groups))
-	for name := range groups {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		text = addPart(text, name)
-	}
-	return append(text, 1)
 }
 
 func bit(b bool) byte {

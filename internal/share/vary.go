@@ -65,9 +65,9 @@ func (v *Variation) Key(base lot.Key, s Sharer) lot.Key {
 	if v == nil {
 		return base
 	}
-	buf := digested.Get().(*[]byte)
-	defer digested.Put(buf)
-	text := append((*buf)[:0], base[:]...)
+	d := digests.Get().(*digest)
+	defer digests.Put(d)
+	text := append(d.text[:0], base[:]...)
 	if v.all || v.private && !s.Credentials {
 		text = append(binary.BigEndian.AppendUint64(text, s.ID), bit(v.all && s.Alone))
 	}
@@ -83,7 +83,7 @@ func (v *Variation) Key(base lot.Key, s Sharer) lot.Key {
 		value, known := s.Value(name)
 		text = append(addPart(addPart(text, name), value), bit(known))
 	}
-	*buf = text
+	d.text = text
 	return sha256.Sum256(text)
 }
 
