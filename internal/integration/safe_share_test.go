@@ -324,13 +324,13 @@ func testEarlyData(t *testing.T, caddy binary) {
 	reverse_proxy `+b.addr))
 	s.newTLSClient(t, "HTTP/1.1", port) // waits for the certificate
 	config := &tls.Config{RootCAs: s.authority(t), ServerName: "localhost", ClientSessionCache: tls.NewLRUClientSessionCache(4)}
-	var conn *quic.Conn
+	var last atomic.Pointer[quic.Conn]
 	dial := func() *client {
 		transport := &http3.Transport{
 			TLSClientConfig: config, DisableCompression: true,
 			Dial: func(ctx context.Context, _ string, config *tls.Config, settings *quic.Config) (*quic.Conn, error) {
-				var err error
-				conn, err = quic.DialAddrEarly(ctx, "127.0.0.1:"+port, config, settings)
+				conn, err := quic.DialAddrEarly(ctx, "127.0.0.1:"+port, config, settings)
+				last.Store(conn)
 				return conn, err
 			},
 		}
@@ -344,7 +344,7 @@ func testEarlyData(t *testing.T, caddy binary) {
 
 	early := dial().send(http3.MethodGet0RTT, "/api/x", "", `If-None-Match: "one"`, "Prefer: wait=20")
 	s.waitParked(1)
-	if !conn.ConnectionState().Used0RTT {
+	if !last.Load().ConnectionState().Used0RTT {
 		t.Skip("the connection has no early data")
 	}
 	late := s.newTLSClient(t, "HTTP/2.0", port).poll("/api/x", `If-None-Match: "one"`)
