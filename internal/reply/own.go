@@ -102,6 +102,7 @@ func (o *own) End(status int, header http.Header, body []byte) int {
 		}
 	}
 	re.markIn(p, header, false)
+	s.Answer.Forget() // the body is the handlers'
 	return status
 }
 

@@ -24,7 +24,8 @@ type Answer struct {
 	Added   []string    // fields to which they added: Header has what they added alone
 	Body    []byte
 
-	limit int64 // max_body
+	limit  int64 // max_body
+	unread bool  // nothing is known of the body
 
 	mu      sync.Mutex // protects what follows
 	plain   []byte     // see Plain
@@ -72,9 +73,10 @@ func ofVersion(name string) bool {
 	return name == "Etag" || name == "Content-Type" || name == "Location"
 }
 
-// Overheard is an answer that was seen on its way to a client.
+// Overheard is an answer that was seen on its way to a client; without a body if that
+// was not.
 func Overheard(status int, header http.Header, body []byte, limit int64) *Answer {
-	return &Answer{Status: status, Header: header, Body: body, limit: limit}
+	return &Answer{Status: status, Header: header, Body: body, limit: limit, unread: body == nil}
 }
 
 // Plain is the body without its content coding; nil if that is unknown. It is decoded
@@ -105,6 +107,13 @@ func (a *Answer) Settle() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.plain, a.decoded, a.settled = nil, false, true
+}
+
+// Forget lets go of the body too, of an answer that was overheard: what has not been found
+// out of it by now is as in a body that was not seen.
+func (a *Answer) Forget() {
+	a.Settle()
+	a.Body, a.unread = nil, true
 }
 
 func (a *Answer) coding() string { return strings.ToLower(a.Header.Get("Content-Encoding")) }

@@ -150,6 +150,9 @@ func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 	case "etag":
 		return a.Header.Get("Etag"), true
 	case "hash":
+		if a.unread {
+			return "", true
+		}
 		if v, ok := s.members.Load(hashed{}); ok {
 			return v, true
 		}

@@ -25,7 +25,7 @@ type Exchange interface {
 
 	// End is called with the whole body, where Begin has asked for it. It finishes
 	// the header, and returns the status of the answer: where that has no body (304),
-	// none is sent. The body must not be changed.
+	// none is sent. The body must neither be changed nor kept.
 	End(status int, header http.Header, body []byte) int
 
 	// Late is called in place of End where the body is too large, has not come within

@@ -23,25 +23,31 @@ const firstKept = 64 << 10
 type kept struct {
 	timer *time.Timer // the handlers' goroutine's
 
-	mu      sync.Mutex // protects what follows
-	header  http.Header
-	length  int64 // announced, in bytes; negative if it is not
-	body    []byte
-	flush   bool  // the handlers have flushed
-	out     bool  // it was let go: all streams
-	over    bool  // the handlers have failed before
-	err     error // of writing it to the client
-	trouble any   // what was panicked with on the timer's goroutine
+	mu       sync.Mutex // protects what follows
+	header   http.Header
+	length   int64 // announced, in bytes; negative if it is not
+	body     []byte
+	flush    bool  // the handlers have flushed
+	out      bool  // it was let go: all streams
+	bodiless bool  // it was, without its body
+	over     bool  // the handlers have failed before
+	err      error // of writing it to the client
+	trouble  any   // what was panicked with on the timer's goroutine
 }
 
 // keep begins to keep back an answer with a body of the announced length.
 func (w *own) keep(length int64) {
 	k := &kept{header: w.header.Clone(), length: length}
-	if length > 0 {
-		k.body = make([]byte, 0, min(length, firstKept)+1) // 1 to read the end with
-	}
 	w.kept = k
 	k.timer = time.AfterFunc(patience, w.timeUp)
+}
+
+// room is what is allocated for the body at first.
+func (k *kept) room() int64 {
+	if k.length > 0 {
+		return min(k.length, firstKept) + 1 // 1 to read the end with
+	}
+	return sniffLen
 }
 
 // outLocked reports whether nothing is kept back any more, or why nothing is taken.
@@ -77,8 +83,18 @@ func (w *own) keepBack(p []byte) (n int, write bool, err error) {
 	if out, err := k.outLocked(); out || err != nil {
 		return 0, out && err == nil, err
 	}
-	// More than was announced is net/http's to refuse.
-	if size := int64(len(k.body) + len(p)); size <= w.limit && (k.length < 0 || size <= k.length) {
+	size := int64(len(k.body) + len(p))
+	switch {
+	case size == k.length && k.length > 0 && len(k.body) == 0:
+		// It is the whole body, which need not be kept any more.
+		k.timer.Stop()
+		w.endLocked(p)
+		return len(p), false, k.err
+	case size <= w.limit && (k.length < 0 || size <= k.length):
+		// More than was announced is net/http's to refuse.
+		if k.body == nil {
+			k.body = make([]byte, 0, k.room())
+		}
 		k.body = append(k.body, p...) // in place, where p is from space
 		return len(p), false, nil
 	}
@@ -96,7 +112,9 @@ func (w *own) space() ([]byte, error) {
 	if out, err := k.outLocked(); out || err != nil {
 		return nil, err
 	}
-	if len(k.body) == cap(k.body) {
+	if k.body == nil {
+		k.body = make([]byte, 0, k.room())
+	} else if len(k.body) == cap(k.body) {
 		k.body = slices.Grow(k.body, sniffLen)
 	}
 	end := min(int64(cap(k.body)), w.limit+1)
@@ -142,7 +160,7 @@ func (w *own) endKeeping(err error) bool {
 	case k.trouble != nil:
 		panic(k.trouble)
 	case k.out:
-		return true
+		return !k.bodiless
 	case err != nil:
 		k.over = true
 		return false
@@ -150,12 +168,19 @@ func (w *own) endKeeping(err error) bool {
 		w.lateLocked()
 		return true
 	}
-	status := w.x.End(int(w.status), k.header, k.body)
-	if !httphdr.HasBody(status) {
+	w.endLocked(k.body)
+	return !k.bodiless
+}
+
+// endLocked sends the answer with the whole body, if it is to have one.
+func (w *own) endLocked(body []byte) {
+	k := w.kept
+	status := w.x.End(int(w.status), k.header, body)
+	if k.bodiless = !httphdr.HasBody(status); k.bodiless {
 		delete(k.header, "Trailer")
 	}
+	k.body = body
 	w.sendLocked(status)
-	return httphdr.HasBody(status)
 }
 
 // abort ends the keeping when the handlers panic.

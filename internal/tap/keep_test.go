@@ -251,7 +251,7 @@ func TestBounded(t *testing.T) {
 // that is shorter.
 func TestAnnouncedLength(t *testing.T) {
 	for want, pieces := range map[string][]string{
-		"OK|five ":           {"five "},
+		"OK|five |from ":     {"five "},        // it goes out with its last byte
 		"OK|five|-s|from ix": {"five", "-six"}, // as much was read as shows that it is
 		"OK|fiv":             {"fiv"},
 	} {
