@@ -117,7 +117,7 @@ func testProtocols(t *testing.T, caddy binary) {
 			c.get("/api/a", version, "Prefer: wait=0").want(t, 304, "answered").wantFields(t, "Preference-Applied: wait=0")
 			r := c.get("/api/a", version, "Prefer: wait=1").want(t, 304, "expired").
 				wantFields(t, "Preference-Applied: wait=1", "ETag: "+first.header.Get("ETag"))
-			if r.took < 900*time.Millisecond || r.took > 3*time.Second {
+			if r.took < 900*time.Millisecond || r.took > 20*time.Second {
 				t.Errorf("waited %v for wait=1", r.took)
 			}
 
