@@ -31,11 +31,22 @@ func compare(t testing.TB, s *server, sc script, limit int64, need bool) {
 		}
 		return
 	}
+	if whole && direct.Broken && !ours.Broken {
+		if ours.Status != 200 || ours.Body != x.body {
+			t.Errorf("%q need %v: got %v of the whole body", sc, need, ours)
+		}
+		return
+	}
 	if ours.Trailer.Get("X-Later") != "" {
 		// Where net/http says the length of a short body, there is no place for these: we
 		// keep it from that.
 		direct.Trailer, direct.Length = ours.Trailer, ours.Length
 		delete(direct.Header, "Content-Length")
+	}
+	if ours.Broken && strings.Contains(string(sc), "C") && strings.Contains(string(sc), "R") {
+		// Once its head is out, net/http does not count what ReadFrom copies: more than was
+		// announced goes out, for the client to take for its next answer. We let it refuse.
+		return
 	}
 	if strings.Contains(string(sc), "R") && direct.Length < 0 {
 		// ReadFrom has net/http send its head after 512 bytes; we may spare it that.
@@ -43,8 +54,17 @@ func compare(t testing.TB, s *server, sc script, limit int64, need bool) {
 			direct.Length = ours.Length
 			direct.Header["Content-Length"] = ours.Header["Content-Length"]
 		}
-		if direct.Broken && ours.Broken {
-			return // where it broke off is a matter of buffers
+	}
+	if direct.Broken && ours.Broken {
+		// Where it broke off is a matter of buffers.
+		if direct.Status == 0 || ours.Status == 0 {
+			return
+		}
+		if shared := min(len(direct.Body), len(ours.Body)); direct.Body[:shared] == ours.Body[:shared] {
+			direct.Body = ours.Body
+		}
+		if direct.Length < 0 || ours.Length < 0 {
+			direct.Length = ours.Length
 		}
 	}
 	if want, have := direct.String(), ours.without("X-Begun", "X-Ended", "X-Delayed"); want != have {
@@ -96,6 +116,8 @@ func FuzzExchange(f *testing.F) {
 	f.Add("IHWFTt", uint16(100), true)
 	f.Add("HLFtTX", uint16(5), true)
 	f.Add("RRE", uint16(0), false)
+	f.Add("CfCR", uint16(300), true)
+	f.Add("FWWX", uint16(7), true)
 	f.Fuzz(func(t *testing.T, text string, limit uint16, need bool) {
 		sc := script(strings.Map(func(r rune) rune {
 			if strings.ContainsRune("HCWLREFfITtX", r) {
