@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -100,39 +99,30 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		Name:   "long_poll",
 		Line:   directive.Subdirective{Args: "[<matcher>] [<hold>]", Max: 1, Set: hold},
 		LineIs: "hold",
-		Block: map[string]directive.Subdirective{
-			"hold":                  {Args: "<duration> [<jitter>%]", Min: 1, Max: 2, Set: hold},
-			"wait":                  {Args: "<value> [s|ms]", Min: 1, Max: 2, Set: directive.Each(text(&h.Wait), text(&h.WaitUnit))},
-			"since":                 {Args: "<value> [unset <literal>...]", Min: 1, Max: directive.Many, Set: h.setSince},
-			"version":               {Args: "<value>", Min: 1, Max: 1, Set: text(&h.Version)},
-			"ignore":                {Args: "<json path>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Ignore)},
-			"ignore_match":          {Args: "<regexp>...", Min: 1, Max: directive.Many, Set: directive.List(&h.IgnoreMatch), Repeats: true},
-			"hold_while":            {Args: "<value> is|not <literal>..., <value> empty, or <value> below|above <value>", Min: 2, Max: directive.Many, Set: h.addHoldWhile, Repeats: true},
-			"unversioned":           {Args: "answer|park", Min: 1, Max: 1, Set: text(&h.Unversioned)},
-			"polls":                 {Args: "any|asked", Min: 1, Max: 1, Set: text(&h.Polls)},
-			"interval":              {Args: "<min> [<max>]", Min: 1, Max: 2, Set: directive.Each(duration(&h.Interval), duration(&h.MaxInterval))},
-			"freshness":             {Args: "<duration>", Min: 1, Max: 1, Set: directive.Value(&h.Freshness, directive.Duration)},
-			"methods":               {Args: "<method>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Methods)},
-			"strip_query":           {Args: "<name>...", Min: 1, Max: directive.Many, Set: directive.List(&h.StripQuery)},
-			"probe":                 {Args: "[<method>] <uri>", Min: 1, Max: 2, Set: h.setProbe},
-			"check_timeout":         {Args: "<duration>", Min: 1, Max: 1, Set: duration(&h.CheckTimeout)},
-			"max_checks":            {Args: "<n>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxChecks, directive.Number)},
-			"on_error":              {Args: "hold|release", Min: 1, Max: 1, Set: text(&h.OnError)},
-			"key":                   {Args: "<value>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Key)},
-			"vary":                  {Args: "[-]<field>|client_ip...", Min: 1, Max: directive.Many, Set: directive.List(&h.Vary), Repeats: true},
-			"public":                {Set: directive.Flag(&h.Public)},
-			"on_change":             {Args: "<status> [<body>]", Min: 1, Max: 2, Set: setReply(&h.OnChange)},
-			"on_timeout":            {Args: "replay, or <status> [<body>]", Min: 1, Max: 2, Set: setReply(&h.OnTimeout)},
-			"header":                {Args: "<field> <value>", Min: 2, Max: 2, Set: h.addHeader, Repeats: true},
-			"wake":                  {Guest: h.unmarshalWake},
-			"max_parked":            {Args: "<n>", Min: 1, Max: 1, Set: directive.Value(&h.MaxParked, directive.Number)},
-			"max_parked_per_client": {Args: "<n>", Min: 1, Max: 1, Set: directive.Value(&h.MaxParkedPerClient, directive.Number)},
-			"max_resources":         {Args: "<n>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxResources, directive.Number)},
-			"max_body":              {Args: "<size>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxBody, directive.Size)},
-			"max_memory":            {Args: "<size>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxMemory, directive.Size)},
-			"linger":                {Args: "<duration>", Min: 1, Max: 1, Set: duration(&h.Linger)},
-			"shadow":                {Set: directive.Flag(&h.Shadow)},
-		},
+		Block: directive.Join(h.Bounds.Subdirectives(), h.Answers.Subdirectives(), directive.Block{
+			"hold":          {Args: "<duration> [<jitter>%]", Min: 1, Max: 2, Set: hold},
+			"wait":          {Args: "<value> [s|ms]", Min: 1, Max: 2, Set: directive.Each(text(&h.Wait), text(&h.WaitUnit))},
+			"since":         {Args: "<value> [unset <literal>...]", Min: 1, Max: directive.Many, Set: h.setSince},
+			"version":       {Args: "<value>", Min: 1, Max: 1, Set: text(&h.Version)},
+			"ignore":        {Args: "<json path>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Ignore)},
+			"ignore_match":  {Args: "<regexp>...", Min: 1, Max: directive.Many, Set: directive.List(&h.IgnoreMatch), Repeats: true},
+			"hold_while":    {Args: "<value> is|not <literal>..., <value> empty, or <value> below|above <value>", Min: 2, Max: directive.Many, Set: h.addHoldWhile, Repeats: true},
+			"unversioned":   {Args: "answer|park", Min: 1, Max: 1, Set: text(&h.Unversioned)},
+			"polls":         {Args: "any|asked", Min: 1, Max: 1, Set: text(&h.Polls)},
+			"interval":      {Args: "<min> [<max>]", Min: 1, Max: 2, Set: directive.Each(duration(&h.Interval), duration(&h.MaxInterval))},
+			"freshness":     {Args: "<duration>", Min: 1, Max: 1, Set: directive.Value(&h.Freshness, directive.Duration)},
+			"methods":       {Args: "<method>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Methods)},
+			"strip_query":   {Args: "<name>...", Min: 1, Max: directive.Many, Set: directive.List(&h.StripQuery)},
+			"probe":         {Args: "[<method>] <uri>", Min: 1, Max: 2, Set: h.setProbe},
+			"check_timeout": {Args: "<duration>", Min: 1, Max: 1, Set: duration(&h.CheckTimeout)},
+			"max_checks":    {Args: "<n>", Min: 1, Max: 1, Set: directive.Pointer(&h.MaxChecks, directive.Number)},
+			"on_error":      {Args: "hold|release", Min: 1, Max: 1, Set: text(&h.OnError)},
+			"key":           {Args: "<value>...", Min: 1, Max: directive.Many, Set: directive.List(&h.Key)},
+			"vary":          {Args: "[-]<field>|client_ip...", Min: 1, Max: directive.Many, Set: directive.List(&h.Vary), Repeats: true},
+			"public":        {Set: directive.Flag(&h.Public)},
+			"wake":          {Guest: h.unmarshalWake},
+			"shadow":        {Set: directive.Flag(&h.Shadow)},
+		}),
 	}.Read(d)
 }
 
@@ -184,29 +174,6 @@ func (h *Handler) setProbe(args []string) error {
 	return nil
 }
 
-func setReply(field **Reply) func(args []string) error {
-	return func(args []string) error {
-		r := new(Reply)
-		*field = r
-		if len(args) == 2 {
-			r.Body = args[1]
-		}
-		if args[0] == "replay" {
-			r.Replay = true
-			return nil
-		}
-		return directive.Value(&r.Status, directive.Number)(args)
-	}
-}
-
-func (h *Handler) addHeader(args []string) error {
-	if h.Header == nil {
-		h.Header = make(http.Header)
-	}
-	h.Header.Add(args[0], args[1])
-	return nil
-}
-
 // Validate judges the configuration, wherever it was written. Its errors name
 // the subdirective as the Caddyfile spells it, what was read and what is
 // accepted. What is written in a way that nothing resolves it warns of.
@@ -216,7 +183,7 @@ func (h *Handler) Validate() error {
 	}
 	return cmp.Or(
 		h.validateDurations(),
-		h.validateBounds(),
+		h.Bounds.Validate(),
 		h.validateVersion(),
 		h.validateSharing(),
 		directive.OneOf("wait: unit", h.WaitUnit, "s", "ms"),
@@ -226,8 +193,7 @@ func (h *Handler) Validate() error {
 		h.validateHoldWhile(),
 		directive.Methods("methods", h.Methods),
 		h.validateProbe(),
-		h.validateReplies(),
-		directive.Header("header", h.Header),
+		h.Answers.Validate(),
 		directive.Placeholders(h.values()),
 	)
 }
@@ -237,8 +203,8 @@ func (h *Handler) validateDurations() error {
 		directive.AboveZero("hold", h.Hold),
 		directive.AboveZero("interval", h.Interval),
 		directive.AboveZero("check_timeout", h.CheckTimeout),
+		directive.AboveZero("max_checks", h.MaxChecks),
 		directive.NotNegative("freshness", &h.Freshness),
-		directive.NotNegative("linger", h.Linger),
 	); err != nil {
 		return err
 	}
@@ -249,17 +215,6 @@ func (h *Handler) validateDurations() error {
 		return fmt.Errorf("interval %q: expected a <max> that is not below <min>", directive.Print(*h.Interval)+" "+directive.Print(*h.MaxInterval))
 	}
 	return nil
-}
-
-func (h *Handler) validateBounds() error {
-	return cmp.Or(
-		directive.AboveZero("max_checks", h.MaxChecks),
-		directive.AboveZero("max_resources", h.MaxResources),
-		directive.AboveZero("max_body", h.MaxBody),
-		directive.AboveZero("max_memory", h.MaxMemory),
-		directive.NotNegative("max_parked", &h.MaxParked),
-		directive.NotNegative("max_parked_per_client", &h.MaxParkedPerClient),
-	)
 }
 
 func (h *Handler) validateVersion() error {
@@ -313,25 +268,6 @@ func (h *Handler) validateProbe() error {
 		return fmt.Errorf("probe %q: expected a URI that begins with a slash or a placeholder", p.URI)
 	}
 	return nil
-}
-
-func (h *Handler) validateReplies() error {
-	change, timeout := h.OnChange, h.OnTimeout
-	switch {
-	case change != nil && change.Replay:
-		return errors.New(`on_change "replay": expected a status, since replay is for on_timeout only`)
-	case change != nil:
-		if err := directive.Status("on_change", change.Status, change.Body); err != nil {
-			return err
-		}
-	}
-	switch {
-	case timeout == nil, timeout.Replay && timeout.Status == 0 && timeout.Body == "":
-		return nil
-	case timeout.Replay:
-		return fmt.Errorf("on_timeout %q with replay: expected replay alone, or a status with or without a body", directive.Answer(timeout.Status, timeout.Body))
-	}
-	return directive.Status("on_timeout", timeout.Status, timeout.Body)
 }
 
 // values are the texts with placeholders, by subdirective.

@@ -45,6 +45,7 @@ import (
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/behind"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
@@ -160,38 +161,12 @@ type Handler struct {
 	// User-Agent neither tell resources apart nor are sent with a check.
 	Public bool `json:"public,omitempty"`
 
-	// What is answered on a change in place of the backend's answer.
-	OnChange *Reply `json:"on_change,omitempty"`
-
-	// What is answered when the time is up. Default: a 304 where the client's version came
-	// in If-None-Match or If-Modified-Since, else the backend's latest answer again.
-	OnTimeout *Reply `json:"on_timeout,omitempty"`
-
-	// Header fields, with placeholders, that are set on every answer that is made here.
-	Header http.Header `json:"header,omitempty"`
+	reply.Answers
 
 	// Sources of wake-ups: guest modules that say when to look.
 	WakeRaw []json.RawMessage `json:"wake,omitempty" caddy:"namespace=http.long_poll.wakers inline_key=waker"`
 
-	// How many requests may be parked at once. Default: 0, no bound.
-	MaxParked int `json:"max_parked,omitempty"`
-
-	// How many of one client address may be parked at once. Default: 0, no bound.
-	MaxParkedPerClient int `json:"max_parked_per_client,omitempty"`
-
-	// How many resources may be known at once. Default: 10000.
-	MaxResources *int `json:"max_resources,omitempty"`
-
-	// The size in bytes up to which an answer is looked at and a request's body is read;
-	// larger ones are passed through. Default: 1 MiB.
-	MaxBody *int64 `json:"max_body,omitempty"`
-
-	// How many bytes of answers may be kept at once, decoded text included: what
-	// nobody waits for makes room first. Default: 256 MiB.
-	MaxMemory *int64 `json:"max_memory,omitempty"`
-
-	// How long a resource is remembered after its last waiter left. Default: 30s.
-	Linger *caddy.Duration `json:"linger,omitempty"`
+	park.Bounds
 
 	// Park nobody and change nothing, but count what it would have saved.
 	Shadow bool `json:"shadow,omitempty"`
@@ -229,16 +204,13 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision fills in the defaults and sets the handler up. It dials nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	looks := behind.At(ctx, h) // before defaults: handlers are told apart by what they were given
-	orDefault(&h.Hold, caddy.Duration(25*time.Second))
-	orDefault(&h.Jitter, 10)
-	orDefault(&h.Interval, caddy.Duration(time.Second))
-	orDefault(&h.MaxInterval, *h.Interval)
-	orDefault(&h.CheckTimeout, caddy.Duration(10*time.Second))
-	orDefault(&h.MaxChecks, 64)
-	orDefault(&h.MaxResources, 10000)
-	orDefault(&h.MaxBody, 1<<20)
-	orDefault(&h.MaxMemory, 256<<20)
-	orDefault(&h.Linger, caddy.Duration(30*time.Second))
+	directive.OrDefault(&h.Hold, caddy.Duration(25*time.Second))
+	directive.OrDefault(&h.Jitter, 10)
+	directive.OrDefault(&h.Interval, caddy.Duration(time.Second))
+	directive.OrDefault(&h.MaxInterval, *h.Interval)
+	directive.OrDefault(&h.CheckTimeout, caddy.Duration(10*time.Second))
+	directive.OrDefault(&h.MaxChecks, 64)
+	h.Bounds.Fill()
 	if len(h.Methods) == 0 {
 		h.Methods = []string{http.MethodGet}
 	}
@@ -247,10 +219,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.site = &ops.Site{
 		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
-		Lot: lot.New[*state.Reading](lot.Limits{
-			Parked: h.MaxParked, PerClient: h.MaxParkedPerClient,
-			Resources: *h.MaxResources, Memory: *h.MaxMemory, Linger: time.Duration(*h.Linger),
-		}),
+		Lot: lot.New[*state.Reading](h.Bounds.Limits()),
 	}
 	h.wakes = wake.NewSet(h.site) // Cleanup needs the site and these, whatever fails from here on
 	if err := h.furnish(looks); err != nil {
@@ -303,12 +272,6 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	}
 	h.shadow = shadow.New(h.polls, h.Probe != nil, slots, *h.MaxResources)
 	return nil
-}
-
-func orDefault[T any](field **T, value T) {
-	if *field == nil {
-		*field = &value
-	}
 }
 
 // ServeHTTP is the way of a poll: what it asks is read, it waits with all who wait for

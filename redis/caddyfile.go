@@ -29,7 +29,7 @@ func (w *Waker) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return directive.Table{
 		Name: "wake redis",
 		Line: directive.Subdirective{Args: "{ ... }", Secret: true},
-		Block: map[string]directive.Subdirective{
+		Block: directive.Block{
 			// A password with a space in it, or on the wrong line, is in one of the secret ones.
 			"address":  {Args: "<host:port>...", Min: 1, Max: directive.Many, Set: directive.List(&w.Address), Secret: true},
 			"master":   {Args: "<name>", Min: 1, Max: 1, Set: directive.Value(&w.Master, directive.Text)},

@@ -28,8 +28,20 @@ type Table struct {
 	// not be given in both places. Empty is none.
 	LineIs string
 
-	// Block is what may stand in the block, by name.
-	Block map[string]Subdirective
+	// Block is what may stand in the block.
+	Block Block
+}
+
+// Block is what may stand in a block, by name.
+type Block map[string]Subdirective
+
+// Join is what may stand in any of the blocks, which have no name in common.
+func Join(blocks ...Block) Block {
+	all := make(Block)
+	for _, b := range blocks {
+		maps.Copy(all, b)
+	}
+	return all
 }
 
 // Subdirective is one line of a block.

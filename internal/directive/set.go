@@ -97,3 +97,10 @@ func Size(arg string) (int64, error) {
 	}
 	return int64(n), nil
 }
+
+// OrDefault fills in what was not given.
+func OrDefault[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}

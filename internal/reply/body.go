@@ -130,17 +130,3 @@ func quote(s string) []byte {
 	text, _ := json.Marshal(s) // a string can always be marshalled
 	return text
 }
-
-// Reply is an answer from the configuration.
-type Reply struct {
-	// Only for on_timeout: the backend's latest answer again, also to a client
-	// that would otherwise get a 304. Excludes the other fields.
-	Replay bool `json:"replay,omitempty"`
-
-	// 200 to 599.
-	Status int `json:"status,omitempty"`
-
-	// Text in which only `{name}` is a placeholder. Where it is JSON, the values
-	// of placeholders are escaped.
-	Body string `json:"body,omitempty"`
-}
