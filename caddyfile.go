@@ -88,6 +88,10 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	    max_body      <size>
 //	    max_memory    <size>
 //	    linger        <duration>
+//	    stream        [sse] [ndjson]
+//	    heartbeat     <duration>
+//	    stream_timeout <duration>
+//	    delta         json_patch|merge_patch
 //	    shadow
 //	}
 //
@@ -99,7 +103,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		Name:   "long_poll",
 		Line:   directive.Subdirective{Args: "[<matcher>] [<hold>]", Max: 1, Set: hold},
 		LineIs: "hold",
-		Block: directive.Join(h.Bounds.Subdirectives(), h.Answers.Subdirectives(), directive.Block{
+		Block: directive.Join(h.Bounds.Subdirectives(), h.Options.Subdirectives(), h.Answers.Subdirectives(), directive.Block{
 			"hold":          {Args: "<duration> [<jitter>%]", Min: 1, Max: 2, Set: hold},
 			"wait":          {Args: "<value> [s|ms]", Min: 1, Max: 2, Set: directive.Each(text(&h.Wait), text(&h.WaitUnit))},
 			"since":         {Args: "<value> [unset <literal>...]", Min: 1, Max: directive.Many, Set: h.setSince},
@@ -194,6 +198,7 @@ func (h *Handler) Validate() error {
 		directive.Methods("methods", h.Methods),
 		h.validateProbe(),
 		h.Answers.Validate(),
+		h.Options.Validate(),
 		directive.Placeholders(h.values()),
 	)
 }

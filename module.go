@@ -46,6 +46,7 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/behind"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
@@ -54,6 +55,7 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/shadow"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/stream"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/wake"
 	_ "github.com/caddy-longpoll/caddy-longpoll/redis" // so that one --with is enough
@@ -168,6 +170,8 @@ type Handler struct {
 
 	park.Bounds
 
+	stream.Options
+
 	// Park nobody and change nothing, but count what it would have saved.
 	Shadow bool `json:"shadow,omitempty"`
 
@@ -177,6 +181,7 @@ type Handler struct {
 	spot    *park.Spot
 	pollers pollers
 	replies *reply.Writer
+	streams *stream.Writer
 	shadow  *shadow.Shadow
 }
 
@@ -211,6 +216,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	directive.OrDefault(&h.CheckTimeout, caddy.Duration(10*time.Second))
 	directive.OrDefault(&h.MaxChecks, 64)
 	h.Bounds.Fill()
+	h.Options.Fill()
 	if len(h.Methods) == 0 {
 		h.Methods = []string{http.MethodGet}
 	}
@@ -270,6 +276,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 		Rules: h.polls, Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout),
 		Probe: h.Probe != nil, NeedsBody: h.Probe == nil && reply.SpeaksOfBody(h.Header),
 	}
+	h.streams = &stream.Writer{Options: &h.Options, Spot: h.spot, Replies: h.replies, Open: h.site.Streams, Count: ops.Event}
 	h.shadow = shadow.New(h.polls, h.Probe != nil, slots, *h.MaxResources)
 	return nil
 }
@@ -283,9 +290,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	case h.Shadow:
 		return h.shadow.Observe(w, r, next)
 	}
-	p := h.polls.New(r)
-	if !h.polls.Parkable(r) {
+	p, format := h.polls.New(r), h.streams.Format(r)
+	switch {
+	case !h.polls.Parkable(r), format == "" && httphdr.NamesEventStream(r.Header):
 		return h.pass(p, w, next)
+	case format != "":
+		return h.stream(p, w, next, format)
 	}
 	h.spot.SendAway(w, r)
 	defer h.spot.Unreserve(p)
@@ -300,6 +310,32 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	wake.NoWrite(r)
 	v := h.spot.Wait(p, w, func(r *poll.Resource) { h.pollers.start(r, p, w, next) })
 	if v.Kind == poll.Pass {
+		return h.pass(p, w, next)
+	}
+	return h.told(p, h.replies.Answer(p, w, v))
+}
+
+// stream tells a client each change, who would rather hear than ask (contract 13).
+func (h *Handler) stream(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler, format stream.Format) error {
+	r := p.Request // as its client has sent it
+	h.spot.SendAway(w, r)
+	defer h.spot.Unreserve(p)
+	h.streams.Follow(p)
+	switch err := p.Ask(func() error { return h.spot.Reserve(p) }); {
+	case errors.Is(err, poll.ErrLargeBody):
+		r.Body, p.Request = p.Request.Body, r
+		return h.pass(p, w, next)
+	case err != nil:
+		return h.told(p, h.replies.Reject(p, w, err))
+	}
+	wake.NoWrite(r)
+	v, err := h.streams.Serve(p, w, format, func(r *poll.Resource) { h.pollers.start(r, p, w, next) })
+	p.Request = r
+	switch {
+	case p.Outcome != "":
+		h.site.Done(p)
+		return err
+	case v.Kind == poll.Pass:
 		return h.pass(p, w, next)
 	}
 	return h.told(p, h.replies.Answer(p, w, v))

@@ -359,6 +359,8 @@ type response struct {
 
 	mu       sync.Mutex // protects all but header, for who looks before the handler has returned
 	deadline time.Time  // for writes
+
+	taking chan struct{} // closed once the client takes what it is sent; nil if it does all the time
 }
 
 func newResponse() *response { return &response{header: make(http.Header)} }
@@ -378,12 +380,45 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
+	if w.stalls() {
+		return 0, os.ErrDeadlineExceeded
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if !httphdr.HasBody(w.status) {
 		return 0, http.ErrBodyNotAllowed
 	}
 	return w.body.Write(p)
+}
+
+// stop has the client take nothing from now on, until the returned function is called.
+func (w *response) stop() (goOn func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	taking := make(chan struct{})
+	w.taking = taking
+	return func() { close(taking) }
+}
+
+// stalls waits until the client takes something, and reports whether it has taken nothing
+// until the deadline.
+func (w *response) stalls() bool {
+	w.mu.Lock()
+	taking, deadline := w.taking, w.deadline
+	w.mu.Unlock()
+	if taking == nil {
+		return false
+	}
+	var late <-chan time.Time
+	if !deadline.IsZero() {
+		late = time.After(time.Until(deadline))
+	}
+	select {
+	case <-taking:
+		return false
+	case <-late:
+		return true
+	}
 }
 
 func (w *response) FlushError() error { return nil }

@@ -98,6 +98,8 @@ func TestMetricsNames(t *testing.T) {
 	want := map[string]string{
 		"caddy_long_poll_parked_requests":    "GAUGE",
 		"caddy_long_poll_resources":          "GAUGE",
+		"caddy_long_poll_streams":            "GAUGE",
+		"caddy_long_poll_events_total":       "COUNTER format",
 		"caddy_long_poll_requests_total":     "COUNTER outcome",
 		"caddy_long_poll_hold_seconds":       "HISTOGRAM outcome",
 		"caddy_long_poll_checks_total":       "COUNTER result",
@@ -134,11 +136,12 @@ func TestMetricsFromTheStart(t *testing.T) {
 		slices.Sort(values)
 		return values
 	}
-	all := []string{"answered", "bypassed", "changed", "drained", "expired", "failed", "left", "refused"}
+	all := []string{"answered", "bypassed", "changed", "drained", "expired", "failed", "left", "refused", "streamed"}
 	for name, want := range map[string][]string{
 		"caddy_long_poll_requests_total": all,
 		"caddy_long_poll_hold_seconds":   all,
 		"caddy_long_poll_checks_total":   {"changed", "failed", "unchanged"},
+		"caddy_long_poll_events_total":   {"ndjson", "sse"},
 	} {
 		if got := labels(name); !slices.Equal(got, want) {
 			t.Errorf("%s: got %v; want %v", name, got, want)

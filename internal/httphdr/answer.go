@@ -25,7 +25,7 @@ func mediaType(header http.Header) string {
 }
 
 // EventStream reports whether an answer is a stream of server-sent events.
-func EventStream(header http.Header) bool { return mediaType(header) == "text/event-stream" }
+func EventStream(header http.Header) bool { return mediaType(header) == eventStream }
 
 // Streams reports whether an answer's header says that its body is to be handed on as it
 // comes (contract 3.8): server-sent events, JSON by lines or sequences (RFC 7464), parts,

@@ -23,6 +23,8 @@ const sourceAdmin = "admin"
 // No label is ever a path, a key or a client.
 type metrics struct {
 	parked    prometheus.GaugeFunc
+	streams   prometheus.GaugeFunc
+	events    *prometheus.CounterVec
 	resources prometheus.GaugeFunc
 	requests  *prometheus.CounterVec
 	holds     *prometheus.HistogramVec
@@ -36,7 +38,11 @@ type metrics struct {
 	// The children of the above, so that no request has to look for them.
 	ofOutcome map[poll.Outcome]outcomeMetrics
 	ofResult  map[state.Result]prometheus.Counter
+	ofFormat  map[string]prometheus.Counter
 }
+
+// EventFormats are the formats of streams, as the metrics call them.
+var EventFormats = []string{"sse", "ndjson"}
 
 // outcomeMetrics are the children for one outcome.
 type outcomeMetrics struct {
@@ -54,6 +60,14 @@ func newMetrics() *metrics {
 			Namespace: ns, Subsystem: sub, Name: "parked_requests",
 			Help: "Requests that are parked now, those that a reload is still releasing too.",
 		}, func() float64 { return float64(Live.parked()) }),
+		streams: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "streams",
+			Help: "Streams that are open now. They are among the parked requests too.",
+		}, func() float64 { return float64(Live.streams()) }),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Subsystem: sub, Name: "events_total",
+			Help: "Counter of events that streams were told, by format: each of them is one change at one client.",
+		}, []string{"format"}),
 		resources: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: ns, Subsystem: sub, Name: "resources",
 			Help: "Resources that are known now: somebody waits for them, or did so less than `linger` ago.",
@@ -97,6 +111,7 @@ func newMetrics() *metrics {
 		}),
 		ofOutcome: make(map[poll.Outcome]outcomeMetrics),
 		ofResult:  make(map[state.Result]prometheus.Counter),
+		ofFormat:  make(map[string]prometheus.Counter),
 	}
 	m.begin()
 	return m
@@ -112,6 +127,9 @@ func (m *metrics) begin() {
 		m.ofResult[r] = m.checks.WithLabelValues(string(r))
 	}
 	m.wakes.WithLabelValues(sourceAdmin)
+	for _, format := range EventFormats {
+		m.ofFormat[format] = m.events.WithLabelValues(format)
+	}
 }
 
 // wakersUp is a gauge whose label values are the sources of the live handlers.
@@ -131,7 +149,7 @@ func (u wakersUp) Collect(metrics chan<- prometheus.Metric) {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.parked, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
+		m.parked, m.streams, m.events, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
 	}
 }
 
@@ -188,6 +206,9 @@ func (s *Site) Checked(r *poll.Resource, now *state.Reading, took time.Duration)
 // Released notes that a parked client was handed the last byte of a change that was
 // seen at that time.
 func Released(seen time.Time) { theMetrics.releases.Observe(time.Since(seen).Seconds()) }
+
+// Event counts an event that a stream was told.
+func Event(format string) { theMetrics.ofFormat[format].Inc() }
 
 // CountWakes has the wake-ups of a source counted, from zero.
 func CountWakes(source string) { theMetrics.wakes.WithLabelValues(source) }

@@ -32,6 +32,7 @@ type Site struct {
 	unversioned sync.Once
 	split       sync.Once
 
+	streams  atomic.Int64 // open now
 	outage   outage
 	refusals refusals
 	ending   ending
@@ -52,6 +53,9 @@ type registry struct {
 	mu  sync.Mutex // protects all
 	all []*Site
 }
+
+// Streams counts n more streams that are open, or with -1 one less.
+func (s *Site) Streams(n int) { s.streams.Add(int64(n)) }
 
 // Begin puts the site in sight.
 func (s *Site) Begin() {
@@ -77,6 +81,14 @@ func (l *registry) Sites() []*Site {
 func (l *registry) parked() (n int) {
 	for _, s := range l.Sites() {
 		n += s.Lot.Parked()
+	}
+	return n
+}
+
+// streams is how many streams are open in all live handlers.
+func (l *registry) streams() (n int64) {
+	for _, s := range l.Sites() {
+		n += s.streams.Load()
 	}
 	return n
 }

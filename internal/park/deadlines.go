@@ -24,7 +24,7 @@ func clearDeadlines(p *poll.Poll, w http.ResponseWriter) {
 	ctrl := http.NewResponseController(w)
 	_ = ctrl.SetReadDeadline(time.Time{}) // what can not be set does not cut
 	_ = ctrl.SetWriteDeadline(time.Time{})
-	// For restartDeadlines: a context is a chain of values, and when ten thousand
+	// For RestartDeadlines: a context is a chain of values, and when ten thousand
 	// are released none of it is in any cache.
 	p.Deadlines.Writer = writer
 	if server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); server != nil {
@@ -32,9 +32,9 @@ func clearDeadlines(p *poll.Poll, w http.ResponseWriter) {
 	}
 }
 
-// restartDeadlines has the server's timeouts count from now on, for the client may
+// RestartDeadlines has the server's timeouts count from now on, for the client may
 // be slow in reading its answer.
-func restartDeadlines(p *poll.Poll, w http.ResponseWriter) {
+func RestartDeadlines(p *poll.Poll, w http.ResponseWriter) {
 	now, writer := time.Now(), p.Deadlines.Writer
 	if writer != nil {
 		writer.Deadline.Start = now
@@ -63,4 +63,19 @@ func (w laterDeadline) SetWriteDeadline(deadline time.Time) error {
 		deadline = w.min
 	}
 	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(deadline)
+}
+
+// LimitStall has what a stream writes next fail unless its client takes it within d.
+func LimitStall(p *poll.Poll, ctrl *http.ResponseController, d time.Duration) {
+	now := time.Now()
+	if writer := p.Deadlines.Writer; writer != nil {
+		writer.Deadline.Start = now // its least rate is not that of a stream, which is silent
+	}
+	_ = ctrl.SetWriteDeadline(now.Add(d))
+}
+
+// ForgetStall ends what LimitStall has begun: on HTTP/2 a deadline that passes ends a
+// stream that is silent, and on HTTP/1.1 it is that of the next answer too.
+func ForgetStall(ctrl *http.ResponseController) {
+	_ = ctrl.SetWriteDeadline(time.Time{})
 }

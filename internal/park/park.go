@@ -54,7 +54,7 @@ func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resou
 			sp.spread(p)
 		}
 		p.Held = time.Since(p.ParkedAt)
-		restartDeadlines(p, w)
+		RestartDeadlines(p, w)
 	}
 	return v
 }
@@ -85,16 +85,8 @@ const maxMoves = 4
 // a placeholder that panics too, it leaves no trace there.
 func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
 	m := sp.Lot.Join(p.Key(), p.Name)
-	defer func() {
-		m.Leave()
-		sp.Departed()
-		if p.Lent != nil {
-			p.Lent.End()
-		}
-	}()
-	if v := sp.Rules.Share.Memory.Of(p.Name); !v.Equal(p.Variation) {
-		// It was learnt after p had been told where to go: what it has joined has another
-		// key by now, and this is a second one.
+	defer sp.leave(p, &m)
+	if sp.strayed(p) {
 		return poll.Verdict{Kind: poll.Moved}
 	}
 	v := sp.wait(p, &m, w, start)
@@ -102,6 +94,22 @@ func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Reso
 		p.Reserved = true // who is parked stays parked, wherever that is
 	}
 	return v
+}
+
+// leave has p, who was m, wait no more.
+func (sp *Spot) leave(p *poll.Poll, m *poll.Waiter) {
+	m.Leave()
+	sp.Departed()
+	if p.Lent != nil {
+		p.Lent.End()
+	}
+}
+
+// strayed reports whether what the answers depend on was learnt after p had been told
+// where to go: what it meant to join has another key by now, and what it has joined is a
+// second one.
+func (sp *Spot) strayed(p *poll.Poll) bool {
+	return !sp.Rules.Share.Memory.Of(p.Name).Equal(p.Variation)
 }
 
 // wait is where a request is parked. It does little itself and is never inlined,
@@ -185,14 +193,14 @@ func (sp *Spot) enter(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, v poll.Ver
 	if v.Kind == poll.Ask {
 		return sp.ask(p, m, s, w)
 	}
-	byVersion := p.ParkOn(s.State)
+	byVersion := s.Known() && p.ParkOn(s.State)
 	if m.Parked() {
 		return v
 	}
 	if end, parked := sp.park(p, m, s, w); !parked {
 		return end
 	}
-	if !byVersion {
+	if !byVersion && !p.Follows() {
 		// If it is told the same again, that has to be read after it has asked.
 		m.NeedBy(p.NeedBy())
 	}

@@ -23,10 +23,11 @@ const (
 	Refused  Outcome = "refused"  // hit a bound
 	Left     Outcome = "left"     // was given up by its client
 	Bypassed Outcome = "bypassed" // could not be parked, and was passed through
+	Streamed Outcome = "streamed" // got a stream
 )
 
 // Outcomes are all outcomes there are.
-var Outcomes = []Outcome{Answered, Changed, Expired, Drained, Failed, Refused, Left, Bypassed}
+var Outcomes = []Outcome{Answered, Changed, Expired, Drained, Failed, Refused, Left, Bypassed, Streamed}
 
 // Saved reports whether the poll was answered without a request of its own to the
 // backend: what it was told a check had read ([state.State.Owner]), and no check was made

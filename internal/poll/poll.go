@@ -80,6 +80,8 @@ type Poll struct {
 	tags     []string       // or by If-None-Match
 	date     time.Time      // or by If-Modified-Since
 	says     bool           // it says how long it will wait
+	byID     bool           // since is the id of an event
+	follows  bool           // see Follow
 	Reserved bool           // a place is kept for it, while its body is read or it moves
 	parked   *state.Version // the version that it is parked on
 
@@ -138,11 +140,6 @@ func (ru *Rules) Parkable(r *http.Request) bool {
 	}
 	if to := httphdr.Destination(head); to != "" && to != "empty" {
 		return false
-	}
-	for _, accept := range head["Accept"] {
-		if len(accept) >= len("text/event-stream") && strings.Contains(strings.ToLower(accept), "text/event-stream") {
-			return false
-		}
 	}
 	return true
 }
@@ -233,6 +230,10 @@ func (p *Poll) read() error {
 }
 
 func (p *Poll) readBoth() error {
+	if p.follows {
+		p.readLastEvent()
+		return nil
+	}
 	if err := p.readWait(); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/sse"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
@@ -39,6 +40,8 @@ const (
 // has reports whether the client has the version of s.
 func (p *Poll) has(s *state.Reading) bool {
 	switch {
+	case p.byID:
+		return sse.ID(s.Version.Text) == p.since
 	case p.since != "":
 		return s.Version.Is(p.since) || p.rules.Version == "" && s.ETag != "" && httphdr.Opaque(p.since) == httphdr.Opaque(s.ETag)
 	case p.tags != nil:
@@ -86,6 +89,8 @@ func (p *Poll) waits() bool { return p.Asks() || p.rules.ParkUnnamed }
 // (RFC 9110, section 13.2.1).
 func (p *Poll) Current(s *state.Reading) bool {
 	switch {
+	case p.follows && p.parked != nil:
+		return *p.parked == s.Version
 	case s.Code()/100 != 2:
 		return false
 	case p.parked == nil:
@@ -135,6 +140,9 @@ func (p *Poll) awaitsFirst() bool { return p.rules.ParkUnnamed && !p.Named() }
 
 // Look judges a snapshot.
 func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
+	if p.follows {
+		return p.lookOn(m, s)
+	}
 	if s.Failed() {
 		if v, ok := p.lookAtFault(m, s); ok {
 			return v
@@ -145,10 +153,7 @@ func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
 	}
 	st := s.State
 	if st.Unshared {
-		if time.Since(st.Ended) < max(p.rules.Linger, p.rules.Interval) {
-			return Verdict{Kind: Pass}
-		}
-		return Verdict{Kind: Ask}
+		return p.lookAtUnshared(st)
 	}
 	if !p.MayRead(st.State) {
 		return Verdict{Kind: Moved}
@@ -171,6 +176,15 @@ func (p *Poll) Look(m *Waiter, s *Snapshot) Verdict {
 		return Verdict{Same, st}
 	}
 	return Verdict{Hold, st}
+}
+
+// lookAtUnshared has the poll ask for itself, where another has been told not long ago that
+// each has to.
+func (p *Poll) lookAtUnshared(st *state.Reading) Verdict {
+	if time.Since(st.Ended) < max(p.rules.Linger, p.rules.Interval) {
+		return Verdict{Kind: Pass}
+	}
+	return Verdict{Kind: Ask}
 }
 
 // lookAtFault judges a snapshot whose last check has failed (contract 7.7). It reports

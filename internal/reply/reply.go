@@ -141,7 +141,10 @@ func (re *Writer) Reject(p *poll.Poll, w http.ResponseWriter, err error) error {
 	return nil
 }
 
-// mark sets the fields that are on every answer that is made here.
+// Mark sets in a header the fields that are on every answer that is made here.
+func (re *Writer) Mark(p *poll.Poll, header http.Header) { re.markIn(p, header, false) }
+
+// mark sets them on the answer to come.
 func (re *Writer) mark(p *poll.Poll, w http.ResponseWriter) { re.markIn(p, w.Header(), false) }
 
 // markIn sets them in a header. blind says that nothing is known of the answer's body:
@@ -155,6 +158,10 @@ func (re *Writer) markIn(p *poll.Poll, header http.Header, blind bool) {
 
 // markOutcome sets the fields that say what has become of the poll.
 func markOutcome(p *poll.Poll, header http.Header) {
+	if p.Outcome == poll.Streamed {
+		header["Long-Poll"] = []string{string(p.Outcome)} // how long is not known yet
+		return
+	}
 	text := append(make([]byte, 0, 40), p.Outcome...)
 	text = append(text, ";held="...)
 	header["Long-Poll"] = []string{string(poll.AppendSeconds(text, p.Held.Seconds()))}
@@ -301,24 +308,39 @@ func (re *Writer) notModified(p *poll.Poll, w http.ResponseWriter) error {
 	return nil
 }
 
+// Admit has who may read the answer that the poll is told read what is told in its place.
+func (re *Writer) Admit(p *poll.Poll, header http.Header) {
+	s := p.Told
+	if s.Answer == nil || re.unread(s) {
+		return
+	}
+	for name, values := range s.Answer.Header {
+		switch {
+		case !strings.HasPrefix(name, "Access-Control-"):
+		case slices.Contains(s.Answer.Added, name):
+			header[name] = slices.Concat(header[name], values)
+		default:
+			header[name] = slices.Clone(values)
+		}
+	}
+}
+
+// Rendered is what on_change, which there is, makes of s for p.
+func (re *Writer) Rendered(p *poll.Poll, s *state.Reading) []byte {
+	told := p.Told
+	p.Told = s
+	text, _ := re.OnChange.render(p.Replacer())
+	p.Told = told
+	return text
+}
+
 // body sends what the configuration says.
 func (re *Writer) body(p *poll.Poll, w http.ResponseWriter, b *Body) error {
 	if b.status == http.StatusNotModified {
 		return re.notModified(p, w)
 	}
 	header := w.Header()
-	if s := p.Told; s.Answer != nil && !re.unread(s) {
-		// Who may read the answer may read what is told in its place.
-		for name, values := range s.Answer.Header {
-			switch {
-			case !strings.HasPrefix(name, "Access-Control-"):
-			case slices.Contains(s.Answer.Added, name):
-				header[name] = slices.Concat(header[name], values)
-			default:
-				header[name] = slices.Clone(values)
-			}
-		}
-	}
+	re.Admit(p, header)
 	text, kind := b.render(p.Replacer())
 	if kind != "" {
 		header.Set("Content-Type", kind)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
@@ -32,7 +33,7 @@ func New(rules *poll.Rules, probe bool, slots tap.Slots, resources int) *Shadow 
 
 // Observe passes the request on and the answer back. Both are looked at in passing.
 func (sh *Shadow) Observe(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !sh.rules.Parkable(r) {
+	if !sh.rules.Parkable(r) || httphdr.NamesEventStream(r.Header) {
 		return next.ServeHTTP(w, r)
 	}
 	p := sh.rules.New(r)

@@ -57,18 +57,17 @@ const token = "~"
 // ID is the id of the event of a version, and so what a client names it by in
 // Last-Event-ID: the version itself, or "~" and 32 hexadecimal digits made of it where
 // it could not come back as it is. That is where it is empty (an empty id is none),
-// begins or ends with a space (fields are trimmed), is longer than 1024 bytes, or holds
-// anything but printable ASCII: NUL, CR and LF can not stand in an id, servers refuse a
-// field with other control characters, and what is not ASCII is refused by some clients
-// and comes back in another encoding from others. The id is the same in every process.
-// Two versions never share one, but by a collision of SHA-256, cut to 128 bits.
+// begins or ends with a space (fields are trimmed), is longer than 1024 bytes, is no
+// UTF-8, or holds a control character: NUL, CR and LF can not stand in an id, and servers
+// refuse a field with any other. The id is the same in every process. Two versions never
+// share one, but by a collision of SHA-256, cut to 128 bits.
 func ID(version string) string {
 	if len(version) == 0 || len(version) > maxID || version[0] == ' ' || version[len(version)-1] == ' ' ||
-		strings.HasPrefix(version, token) && len(version) == len(token)+32 {
+		strings.HasPrefix(version, token) && len(version) == len(token)+32 || !utf8.ValidString(version) {
 		return tokenOf(version)
 	}
 	for i := range len(version) {
-		if c := version[i]; c < ' ' || c > '~' {
+		if c := version[i]; c < ' ' || c == 0x7f {
 			return tokenOf(version)
 		}
 	}

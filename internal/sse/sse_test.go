@@ -48,14 +48,14 @@ func TestManyLines(t *testing.T) {
 }
 
 func TestID(t *testing.T) {
-	for _, version := range []string{`"v1"`, `W/"a-gzip"`, "42", "~", "a b", "~0123456789abcdef0123456789abcde", "~0123456789abcdef0123456789abcdef0", strings.Repeat("a", 1024)} {
+	for _, version := range []string{`"v1"`, `W/"a-gzip"`, "42", "~", "a b", "é", "~0123456789abcdef0123456789abcde", "~0123456789abcdef0123456789abcdef0", strings.Repeat("a", 1024)} {
 		if got := sse.ID(version); got != version {
 			t.Errorf("got %q; want %q", got, version)
 		}
 	}
 	seen := make(map[string]string)
 	for _, version := range []string{
-		"", " ", " a", "a ", "a\x00", "a\n", "\ra", "a\tb", "a\x7f", "\x01", "\x80", "é", "\ufeff", strings.Repeat("a", 1025),
+		"", " ", " a", "a ", "a\x00", "a\n", "\ra", "a\tb", "a\x7f", "\x01", "\x80", strings.Repeat("a", 1025),
 		"~e3b0c44298fc1c149afbf4c8996fb924", // that of the empty version
 	} {
 		got := sse.ID(version)

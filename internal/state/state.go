@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
@@ -173,6 +174,31 @@ func (s *State) keep(key any, v string) {
 	}
 }
 
+// made is what was made of a state once.
+type made struct {
+	once sync.Once
+	what []byte
+	size atomic.Int64 // of what, once it is there
+}
+
+// Made is what make makes of the state, once for all who ask with the same key, which is
+// of a type of theirs. It must not be changed.
+func (s *State) Made(key any, make func() []byte) []byte {
+	v, there := s.members.Load(key)
+	if !there {
+		v, _ = s.members.LoadOrStore(key, new(made))
+	}
+	m := v.(*made)
+	m.once.Do(func() {
+		m.what = make()
+		m.size.Store(int64(len(m.what)))
+	})
+	if !there && len(m.what) > littleText && s.grown != nil {
+		s.grown()
+	}
+	return m.what
+}
+
 // IsJSON reports whether the body is JSON.
 func (s *State) IsJSON() bool {
 	if v, ok := s.members.Load(isJSON{}); ok {
@@ -208,8 +234,11 @@ func (s *State) Weight() (n int64) {
 		of(s.Source)
 	}
 	s.members.Range(func(_, v any) bool {
-		if text, ok := v.(string); ok {
-			n += int64(len(text)) + 64
+		switch v := v.(type) {
+		case string:
+			n += int64(len(v)) + 64
+		case *made:
+			n += v.size.Load() + 64
 		}
 		return true
 	})

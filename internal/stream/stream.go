@@ -1,0 +1,240 @@
+package stream
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/reply"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/sse"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
+)
+
+// Format is how a stream is written.
+type Format string
+
+// The formats there are.
+const (
+	SSE    Format = "sse"
+	NDJSON Format = "ndjson"
+)
+
+// kinds are the media types of the formats, whether they are allowed or not: a check asks
+// for none of them.
+var kinds = []string{"text/event-stream", "application/x-ndjson"}
+
+// Writer is what tells the streams of one handler.
+type Writer struct {
+	*Options
+	Spot    *park.Spot
+	Replies *reply.Writer
+	Count   func(format string) // called for each event
+	Open    func(n int)         // called with 1 when a stream begins, and with -1 when it ends
+}
+
+// Format is that in which r wants to be told each change; empty if it does not, or not in
+// one that is allowed.
+func (sw *Writer) Format(r *http.Request) Format {
+	if len(sw.Stream) == 0 || r.Method != http.MethodGet {
+		return ""
+	}
+	kind := httphdr.Preferred(r.Header, kinds)
+	for _, format := range sw.Stream {
+		if kind == Format(format).kind() {
+			return Format(format)
+		}
+	}
+	return ""
+}
+
+func (f Format) kind() string {
+	if f == SSE {
+		return kinds[0]
+	}
+	return kinds[1]
+}
+
+// Follow makes a stream's poll of p, before it is asked for.
+func (sw *Writer) Follow(p *poll.Poll) {
+	p.Follow(httphdr.WithoutTypes(p.Request.Header, kinds), time.Duration(*sw.StreamTimeout))
+}
+
+// Serve tells the client of p each change. start has a resource checked on behalf of p. The
+// outcome is [poll.Streamed] if there was a stream. Else the verdict is for others to
+// answer: [poll.Pass] too, where nobody shares what the backend says.
+func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start func(*poll.Resource)) (poll.Verdict, error) {
+	l := &line{Writer: sw, p: p, w: w, format: f}
+	v := sw.Spot.Follow(p, w, start, l)
+	defer park.RestartDeadlines(p, w)
+	drained := v.Kind == poll.Drain || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
+	switch {
+	case !l.begun && drained:
+		l.begin(nil, false) // who reads events and gets anything else does not come back
+	case !l.begun && v.Kind == poll.Ready && v.State.Code()/100 == 2:
+		p.Outcome = poll.Answered
+		l.Replies.Mark(p, w.Header())
+		return v, caddyhttp.Error(http.StatusNotAcceptable, errNoText)
+	case !l.begun:
+		return v, nil
+	}
+	l.end()
+	p.Outcome = poll.Streamed
+	return v, nil
+}
+
+// errNoText is of a body that can not be told by a stream.
+var errNoText = errors.New("the body is no UTF-8 text, which a stream can not tell")
+
+// line is one stream.
+type line struct {
+	*Writer
+	p      *poll.Poll
+	w      http.ResponseWriter
+	ctrl   *http.ResponseController
+	format Format
+	begun  bool
+	told   bool // the first event is out
+	spoken time.Time
+}
+
+// Begins reports whether the stream can begin with s: an answer that is no 2xx is told as
+// it is, and so is what is no text.
+func (l *line) Begins(s *state.Reading) bool {
+	return l.begun || s.Code()/100 == 2 && l.event(s) != nil
+}
+
+// Tell writes an event, or begins the stream for those there is nothing to tell yet.
+func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
+	if !l.begun {
+		if v.State != nil {
+			known = v.State
+		}
+		if l.begin(known, v.State != nil); !l.flush() {
+			return false
+		}
+	}
+	if v.Kind == poll.Hold {
+		return true
+	}
+	s := v.State
+	if s.Code()/100 != 2 {
+		if l.format == NDJSON {
+			return false
+		}
+		return l.write(l.event(s)) && s.Code() != http.StatusUnauthorized && s.Code() != http.StatusForbidden
+	}
+	event := l.event(s)
+	return event != nil && l.write(event)
+}
+
+// begin sends the head. s is what is known, and what the backend says of who may read it;
+// nil if nothing is. present says that it is how things are.
+func (l *line) begin(s *state.Reading, present bool) {
+	l.begun, l.ctrl = true, http.NewResponseController(l.w)
+	l.Open(1)
+	l.p.Outcome, l.p.Told = poll.Streamed, s
+	header := l.w.Header()
+	if s != nil {
+		l.Replies.Admit(l.p, header)
+	}
+	for name := range header {
+		if httphdr.OfRepresentation(name) {
+			delete(header, name)
+		}
+	}
+	header.Del("Etag")
+	if s != nil && present && s.ETag != "" && s.Code()/100 == 2 {
+		header["Etag"] = []string{s.ETag}
+	}
+	header.Del("Last-Modified")
+	header.Del("Expires")
+	header["Cache-Control"] = []string{"no-store"}
+	header["X-Accel-Buffering"] = []string{"no"}
+	header["Content-Type"] = []string{l.format.kind()}
+	l.Replies.Mark(l.p, header)
+	l.w.WriteHeader(http.StatusOK)
+}
+
+// Rest is how long the client may be left without a byte.
+func (l *line) Rest() time.Duration { return time.Until(l.spoken.Add(time.Duration(*l.Heartbeat))) }
+
+// Beat says that the stream lives.
+func (l *line) Beat() bool {
+	if l.Rest() > 0 || !l.begun {
+		return true
+	}
+	text := sse.Heartbeat
+	if l.format == NDJSON {
+		text = sse.LineHeartbeat
+	}
+	return l.send([]byte(text)) && l.flush()
+}
+
+// write writes an event, the first one with what says when to come back.
+func (l *line) write(event []byte) bool {
+	if l.format == SSE && !l.told && !l.send(l.retry()) {
+		return false
+	}
+	l.told = true
+	l.Count(string(l.format))
+	return l.send(event) && l.flush()
+}
+
+// retry says when to come back, which is not the same for all: in 1 to 5 seconds.
+func (l *line) retry() []byte {
+	return sse.AppendRetry(nil, time.Second+rand.N(4*time.Second))
+}
+
+// end ends the stream, between two events.
+func (l *line) end() {
+	l.Open(-1)
+	if l.format == SSE && !l.told {
+		l.send(append(l.retry(), '\n'))
+	}
+}
+
+// eventOf is the key of what a state is told by in a format ([state.State.Made]).
+type eventOf Format
+
+// event is what s is told by; nil if it can not be told. It is made once for all who are
+// told it in that format, but where on_change may say something else to each.
+func (l *line) event(s *state.Reading) []byte {
+	if s.Code()/100 == 2 && l.Replies.OnChange != nil {
+		return l.format.event(s, l.Replies.Rendered(l.p, s))
+	}
+	return s.Made(eventOf(l.format), func() []byte { return l.format.event(s, plain(s.Answer)) })
+}
+
+// plain is the text of a body; nil if it is none.
+func plain(a *state.Answer) []byte {
+	if a == nil {
+		return nil
+	}
+	body := a.Plain()
+	if body == nil && len(a.Body) == 0 {
+		body = []byte{}
+	}
+	if !sse.Streamable(body) {
+		return nil
+	}
+	return body
+}
+
+// event writes what s says: its body, or that it has none that could be told.
+func (f Format) event(s *state.Reading, body []byte) []byte {
+	switch {
+	case s.Code()/100 == 2 && body == nil, s.Code()/100 != 2 && f == NDJSON:
+		return nil
+	case s.Code()/100 != 2:
+		return sse.StatusEvent(s.Version.Text, s.Code())
+	case f == NDJSON:
+		return sse.Line(sse.Bare, body)
+	}
+	return sse.Event(sse.Message, s.Version.Text, body)
+}
