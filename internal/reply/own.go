@@ -62,10 +62,11 @@ func (o *own) Late(_ int, header http.Header) {
 func passing(status int, header http.Header, body []byte, limit int64) *state.Reading {
 	var s struct { // in one piece of memory
 		state.Reading
-		state state.State
+		state  state.State
+		answer state.Answer
 	}
-	a := state.Overheard(status, header, body, limit)
-	s.state.Answer, s.state.Source, s.state.Version.Status = a, a, status
+	s.answer.Overhear(status, header, body, limit)
+	s.state.Answer, s.state.Source, s.state.Version.Status = &s.answer, &s.answer, status
 	s.Reading.State = &s.state
 	return &s.Reading
 }

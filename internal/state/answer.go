@@ -76,7 +76,14 @@ func ofVersion(name string) bool {
 // Overheard is an answer that was seen on its way to a client; without a body if that
 // was not.
 func Overheard(status int, header http.Header, body []byte, limit int64) *Answer {
-	return &Answer{Status: status, Header: header, Body: body, limit: limit, unread: body == nil}
+	a := new(Answer)
+	a.Overhear(status, header, body, limit)
+	return a
+}
+
+// Overhear makes a, which is new, what Overheard makes.
+func (a *Answer) Overhear(status int, header http.Header, body []byte, limit int64) {
+	a.Status, a.Header, a.Body, a.limit, a.unread = status, header, body, limit, body == nil
 }
 
 // Plain is the body without its content coding; nil if that is unknown. It is decoded

@@ -24,7 +24,8 @@ type kept struct {
 	timer *time.Timer // the handlers' goroutine's
 
 	mu       sync.Mutex // protects what follows
-	header   http.Header
+	header   http.Header // the client's; nil once it is sent
+	preset   []field     // what it was before
 	length   int64 // announced, in bytes; negative if it is not
 	body     []byte
 	flush    bool  // the handlers have flushed
@@ -37,9 +38,36 @@ type kept struct {
 
 // keep begins to keep back an answer with a body of the announced length.
 func (w *own) keep(length int64) {
-	k := &kept{header: w.header.Clone(), length: length}
+	header := w.ResponseWriter.Header()
+	k := &kept{header: header, preset: fieldsOf(header), length: length}
+	replace(header, w.header)
 	w.kept = k
 	k.timer = time.AfterFunc(patience, w.timeUp)
+}
+
+// field is a header field.
+type field struct {
+	name   string
+	values []string
+}
+
+// fieldsOf are the fields of a header: in a slice, few take less memory than in a map.
+func fieldsOf(header http.Header) []field {
+	all := make([]field, 0, len(header))
+	for name, values := range header {
+		all = append(all, field{name, values})
+	}
+	return all
+}
+
+// failLocked ends the keeping for handlers that have failed: nothing was sent, and the
+// client's header is as it was.
+func (k *kept) failLocked() {
+	k.over = true
+	clear(k.header)
+	for _, f := range k.preset {
+		k.header[f.name] = f.values
+	}
 }
 
 // room is what is allocated for the body at first.
@@ -162,7 +190,7 @@ func (w *own) endKeeping(err error) bool {
 	case k.out:
 		return !k.bodiless
 	case err != nil:
-		k.over = true
+		k.failLocked()
 		return false
 	case int64(len(k.body)) < k.length:
 		w.lateLocked()
@@ -192,7 +220,9 @@ func (w *own) abort() {
 	k.timer.Stop()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.over = k.over || !k.out
+	if !k.out && !k.over {
+		k.failLocked()
+	}
 }
 
 func (w *own) lateLocked() {
@@ -204,7 +234,6 @@ func (w *own) lateLocked() {
 func (w *own) sendLocked(status int) {
 	k := w.kept
 	k.out = true
-	replace(w.ResponseWriter.Header(), k.header)
 	if !w.mute || status != http.StatusOK {
 		w.ResponseWriter.WriteHeader(status)
 	}
