@@ -23,10 +23,10 @@ const firstKept = 64 << 10
 type kept struct {
 	timer *time.Timer // the handlers' goroutine's
 
-	mu       sync.Mutex // protects what follows
+	mu       sync.Mutex  // protects what follows
 	header   http.Header // the client's; nil once it is sent
 	preset   []field     // what it was before
-	length   int64 // announced, in bytes; negative if it is not
+	length   int64       // announced, in bytes; negative if it is not
 	body     []byte
 	flush    bool  // the handlers have flushed
 	out      bool  // it was let go: all streams
