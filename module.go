@@ -251,7 +251,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	if err != nil {
 		return err
 	}
-	answers.Configured, answers.Named = h.Version != "", h.Since != "" && !poll.OfTags(h.Since)
+	answers.Configured, answers.Named, answers.Delta = h.Version != "", h.Since != "" && !poll.OfTags(h.Since), h.Options.Kind()
 	sharing, unsaid := share.New(share.Config{
 		Public: h.Public, Vary: h.Vary, Key: h.Key, StripQuery: h.StripQuery,
 		UserAgent: "long_poll/" + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0, Local: looks.Local || len(looks.Address) > 0,

@@ -100,6 +100,7 @@ func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Durati
 	if old != nil {
 		r.Learnt, r.Restless, r.Blind = old.Learnt, old.Restless, old.Blind
 	}
+	r.Remember(old, p.checks.State)
 	p.count(r, old)
 	p.find(r, r.Variation)
 	r.Due = due(r)

@@ -9,6 +9,7 @@ import (
 // body of anything else.
 type State struct {
 	Version string
+	Tag     string // the entity tag that clients know it by; empty if by none
 	Body    []byte // never changed
 
 	// Named is whether the version names this very body: it is a hash over all of it, or
@@ -87,17 +88,24 @@ func (h *History) Next(s State) *History {
 	return next
 }
 
-// Patch is what leads from the state of a version, which a client has named, to the
-// present one. It is nil where there is none: the version is that of the present state,
-// is none of the last four, or may be that of another body; or [Make] made none.
-func (h *History) Patch(version string) *Delta {
+// Patch is what leads to the present state from base, an earlier one that has names, as
+// a client has named it: the latest of several. It is nil where there is none: the present
+// state is named, or none of the last four; or the name may be that of another body; or
+// [Make] made none.
+func (h *History) Patch(has func(*State) bool) (d *Delta, base *State) {
 	before := len(h.states) - 1
-	for i := range before {
-		if v := h.states[i]; v.named && v.Version == version && version != h.states[before].Version {
-			return h.delta(i)
+	if has(h.states[before].State) {
+		return nil, nil
+	}
+	for i := before - 1; i >= 0; i-- {
+		if v := h.states[i]; has(v.State) {
+			if !v.named {
+				return nil, nil
+			}
+			return h.delta(i), v.State
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // PatchFrom is what leads from the present state of an earlier history, which a client

@@ -22,7 +22,7 @@ func TestHistory(t *testing.T) {
 		told = append(told, h)
 	}
 	for n, earlier := range told {
-		d, from := h.Patch(fmt.Sprint("v", n)), h.PatchFrom(earlier)
+		d, from := patchOf(h, fmt.Sprint("v", n)), h.PatchFrom(earlier)
 		if d != from {
 			t.Errorf("v%d: by its name got %v; by its history %v", n, d, from)
 		}
@@ -33,7 +33,7 @@ func TestHistory(t *testing.T) {
 			t.Errorf("v%d: got %s", n, d.Patch)
 		}
 	}
-	if d := told[4].Patch("v3"); d == nil || string(d.Patch) != `{"n":4}` {
+	if d := patchOf(told[4], "v3"); d == nil || string(d.Patch) != `{"n":4}` {
 		t.Errorf("an earlier history leads to %v; want its own state", d)
 	}
 	if d := told[4].PatchFrom(h); d != nil {
@@ -42,7 +42,7 @@ func TestHistory(t *testing.T) {
 	if got, want := h.Kept(), 3*len(body(0)); got != want {
 		t.Errorf("keeps %d bytes; want %d", got, want)
 	}
-	if d := h.Patch("unknown"); d != nil {
+	if d := patchOf(h, "unknown"); d != nil {
 		t.Errorf("an unknown version: got %s", d.Patch)
 	}
 }
@@ -52,14 +52,14 @@ func TestHistoryBack(t *testing.T) {
 	first := NewHistory(JSONPatch, named("a", 1))
 	other := first.Next(named("b", 2))
 	back := other.Next(named("a", 1))
-	if back.Patch("a") != nil || back.PatchFrom(first) != nil {
+	if patchOf(back, "a") != nil || back.PatchFrom(first) != nil {
 		t.Error("the present state has a patch that leads to it")
 	}
-	if d := back.Patch("b"); d == nil || d != back.PatchFrom(other) {
+	if d := patchOf(back, "b"); d == nil || d != back.PatchFrom(other) {
 		t.Errorf("got %v", d)
 	}
 	last := back.Next(named("c", 3))
-	if d := last.Patch("a"); d == nil || d != last.PatchFrom(first) || d != last.PatchFrom(back) {
+	if d := patchOf(last, "a"); d == nil || d != last.PatchFrom(first) || d != last.PatchFrom(back) {
 		t.Errorf("got %v; want one for all who have it", d)
 	}
 }
@@ -69,22 +69,22 @@ func TestHistoryAmbiguous(t *testing.T) {
 	one := NewHistory(JSONPatch, named("a", 1))
 	two := one.Next(named("a", 2))
 	h := two.Next(named("b", 3))
-	if d := h.Patch("a"); d != nil {
+	if d := patchOf(h, "a"); d != nil {
 		t.Errorf("got %s; want none: there are two of that version", d.Patch)
 	}
 	if h.PatchFrom(one) == nil || h.PatchFrom(two) == nil || h.PatchFrom(one) == h.PatchFrom(two) {
 		t.Error("who was told one of them has no patch of his own")
 	}
-	if d := two.PatchFrom(one); d == nil || two.Patch("a") != nil {
+	if d := two.PatchFrom(one); d == nil || patchOf(two, "a") != nil {
 		t.Error("from one to the other of them there is a patch, for those who were told it")
 	}
 	h = h.Next(named("c", 4)).Next(named("d", 5)) // the first one is forgotten
-	if d := h.Patch("a"); d != nil {
+	if d := patchOf(h, "a"); d != nil {
 		t.Errorf("got %s; want none: there were two of that version", d.Patch)
 	}
 	weak := NewHistory(JSONPatch, State{Version: "a", Body: body(1)})
 	h = weak.Next(named("b", 2))
-	if d := h.Patch("a"); d != nil || h.PatchFrom(weak) == nil {
+	if d := patchOf(h, "a"); d != nil || h.PatchFrom(weak) == nil {
 		t.Errorf("a version that names no body: got %v", d)
 	}
 }
@@ -94,11 +94,11 @@ func TestHistoryLarge(t *testing.T) {
 	large := State{Version: "a", Body: []byte(`{"a":"` + strings.Repeat("x", maxSize) + `"}`), Named: true}
 	one := NewHistory(JSONPatch, large)
 	h := one.Next(named("b", 2))
-	if h.Kept() != 0 || h.Patch("a") != nil || h.PatchFrom(one) != nil {
+	if h.Kept() != 0 || patchOf(h, "a") != nil || h.PatchFrom(one) != nil {
 		t.Errorf("keeps %d bytes", h.Kept())
 	}
 	h = h.Next(large).Next(named("c", 3))
-	if d := h.Patch("b"); d == nil || h.PatchFrom(one) != nil {
+	if d := patchOf(h, "b"); d == nil || h.PatchFrom(one) != nil {
 		t.Errorf("got %v", d)
 	}
 }
@@ -113,7 +113,7 @@ func TestHistoryOnce(t *testing.T) {
 	texts := make([][]byte, len(deltas))
 	for i := range deltas {
 		all.Go(func() {
-			if deltas[i] = h.Patch("a"); i%2 == 0 {
+			if deltas[i] = patchOf(h, "a"); i%2 == 0 {
 				deltas[i] = h.PatchFrom(first)
 			}
 			texts[i] = deltas[i].Encoded(i%2, func(patch []byte) []byte {
@@ -131,4 +131,10 @@ func TestHistoryOnce(t *testing.T) {
 	if made.Load() != 2 {
 		t.Errorf("encoded %d times; want once for each format", made.Load())
 	}
+}
+
+// patchOf is the patch from the version of that name.
+func patchOf(h *History, name string) *Delta {
+	d, _ := h.Patch(func(s *State) bool { return s.Version == name })
+	return d
 }

@@ -3,8 +3,12 @@ package poll
 import (
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/delta"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/sse"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
@@ -85,4 +89,15 @@ func (p *Poll) lookOnFault(m *Waiter, s *Snapshot) Verdict {
 		return Verdict{Ready, s.State}
 	}
 	return Verdict{Kind: Hold}
+}
+
+// Names reports whether the client has named the version of s, which was before.
+func (p *Poll) Names(s *delta.State) bool {
+	switch {
+	case p.byID:
+		return sse.ID(s.Version) == p.since
+	case p.since != "":
+		return s.Version == p.since || p.rules.Version == "" && s.Tag != "" && httphdr.Opaque(p.since) == httphdr.Opaque(s.Tag)
+	}
+	return s.Tag != "" && !slices.Contains(p.tags, "*") && state.MatchesTag(p.tags, s.Tag)
 }

@@ -191,6 +191,9 @@ func (re *Writer) news(p *poll.Poll, w http.ResponseWriter) error {
 	if b := re.OnChange; b != nil && s.Code()/100 == 2 && (re.unread(s) || p.Named() || !p.ParkedAt.IsZero()) {
 		return re.body(p, w, b)
 	}
+	if s.History != nil && re.delta(p, w) {
+		return nil
+	}
 	return re.copy(p, w)
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/delta"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
@@ -50,6 +51,8 @@ type Reading struct {
 	Pause  time.Duration // until the next check, before jitter
 	Due    time.Time     // when the next check begins, unless something wakes it
 	Fails  int           // checks that have failed in a row
+
+	History *delta.History // what it was before; nil unless deltas are configured
 
 	Restless int  // checks in a row that polls asked for and that found another version
 	Blind    int  // changes of the backend's ETag in a row that were none of the version

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/delta"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 )
 
@@ -19,6 +20,7 @@ type Rules struct {
 	IgnoreMatch []*regexp.Regexp // texts that are none
 	Configured  bool             // `version` gives it
 	Named       bool             // clients name it by `since`, not by If-None-Match
+	Delta       delta.Kind       // how a change is told to who has the former state; empty is by the whole state
 }
 
 // NewRules reads what is no change: the paths of members and the expressions.

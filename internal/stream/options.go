@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/delta"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 )
 
@@ -99,3 +100,6 @@ func (o *Options) alone() error {
 	}
 	return fmt.Errorf("%s %q without stream: expected stream too, since it is about streams", name, read)
 }
+
+// Kind is that of the patches by which a change is told; empty if by none.
+func (o *Options) Kind() delta.Kind { return delta.Kind(o.Delta) }

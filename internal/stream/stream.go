@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/delta"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
@@ -15,19 +16,6 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/sse"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
-
-// Format is how a stream is written.
-type Format string
-
-// The formats there are.
-const (
-	SSE    Format = "sse"
-	NDJSON Format = "ndjson"
-)
-
-// kinds are the media types of the formats, whether they are allowed or not: a check asks
-// for none of them.
-var kinds = []string{"text/event-stream", "application/x-ndjson"}
 
 // Writer is what tells the streams of one handler.
 type Writer struct {
@@ -51,13 +39,6 @@ func (sw *Writer) Format(r *http.Request) Format {
 		}
 	}
 	return ""
-}
-
-func (f Format) kind() string {
-	if f == SSE {
-		return kinds[0]
-	}
-	return kinds[1]
 }
 
 // Follow makes a stream's poll of p, before it is asked for.
@@ -101,6 +82,7 @@ type line struct {
 	begun  bool
 	told   bool // the first event is out
 	spoken time.Time
+	heard  *delta.History // that of the state that the client has; nil if it has none, or one that it has named
 }
 
 // Begins reports whether the stream can begin with s: an answer that is no 2xx is told as
@@ -123,14 +105,18 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 		return true
 	}
 	s := v.State
-	if s.Code()/100 != 2 {
-		if l.format == NDJSON {
-			return false
-		}
-		return l.write(l.event(s)) && s.Code() != http.StatusUnauthorized && s.Code() != http.StatusForbidden
+	event := l.patch(s)
+	if l.heard = s.History; event == nil {
+		event = l.event(s)
 	}
-	event := l.event(s)
-	return event != nil && l.write(event)
+	switch {
+	case event == nil || !l.write(event):
+		return false
+	case s.Code()/100 != 2:
+		l.heard = nil
+		return s.Code() != http.StatusUnauthorized && s.Code() != http.StatusForbidden
+	}
+	return true
 }
 
 // begin sends the head. s is what is known, and what the backend says of who may read it;
@@ -197,44 +183,4 @@ func (l *line) end() {
 	if l.format == SSE && !l.told {
 		l.send(append(l.retry(), '\n'))
 	}
-}
-
-// eventOf is the key of what a state is told by in a format ([state.State.Made]).
-type eventOf Format
-
-// event is what s is told by; nil if it can not be told. It is made once for all who are
-// told it in that format, but where on_change may say something else to each.
-func (l *line) event(s *state.Reading) []byte {
-	if s.Code()/100 == 2 && l.Replies.OnChange != nil {
-		return l.format.event(s, l.Replies.Rendered(l.p, s))
-	}
-	return s.Made(eventOf(l.format), func() []byte { return l.format.event(s, plain(s.Answer)) })
-}
-
-// plain is the text of a body; nil if it is none.
-func plain(a *state.Answer) []byte {
-	if a == nil {
-		return nil
-	}
-	body := a.Plain()
-	if body == nil && len(a.Body) == 0 {
-		body = []byte{}
-	}
-	if !sse.Streamable(body) {
-		return nil
-	}
-	return body
-}
-
-// event writes what s says: its body, or that it has none that could be told.
-func (f Format) event(s *state.Reading, body []byte) []byte {
-	switch {
-	case s.Code()/100 == 2 && body == nil, s.Code()/100 != 2 && f == NDJSON:
-		return nil
-	case s.Code()/100 != 2:
-		return sse.StatusEvent(s.Version.Text, s.Code())
-	case f == NDJSON:
-		return sse.Line(sse.Bare, body)
-	}
-	return sse.Event(sse.Message, s.Version.Text, body)
 }
