@@ -270,7 +270,8 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	}
 	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Departed: h.site.Departed}
 	h.pollers = pollers{h.site, h.wakes, &check.Checker{
-		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots, Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
+		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots,
+		Asked: ops.Asked, Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
 	}}
 	h.replies = &reply.Writer{
 		Rules: h.polls, Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout),
@@ -363,6 +364,7 @@ func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handle
 		r.RequestURI = r.URL.RequestURI()
 	}
 	p.Outcome = poll.Answered
+	ops.Asked()
 	h.site.Done(p) // before it may break off
 	return h.replies.Own(p, w, h.wakes.Seeing(p.Request, next))
 }
@@ -374,6 +376,7 @@ func (h *Handler) pass(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handl
 	p.Outcome = poll.Bypassed
 	p.Rewind()
 	w.Header().Set("Long-Poll", string(poll.Bypassed))
+	ops.Asked()
 	h.site.Done(p)
 	return h.wakes.Seeing(p.Request, next).ServeHTTP(w, p.Request)
 }

@@ -26,6 +26,7 @@ type Checker struct {
 	OnChange bool      // on_change gives the body of an answer
 	Slots    tap.Slots // max_checks
 
+	Asked       func()                          // called for each request to the handlers behind us
 	Panicked    func(message string, p any)     // called by what has recovered from p
 	Unversioned func(name lot.Name, status int) // called where `version` gives nothing for a 2xx
 

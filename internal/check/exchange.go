@@ -87,6 +87,7 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	done := make(chan error, 1)
 	slot, of := b.slot, b.Request
 	b.slot = nil // it is the exchange's now
+	b.c.Asked()
 	go func() {
 		defer slot.Release()
 		defer func() {

@@ -98,6 +98,32 @@ type stats struct {
 	WakersUp  map[string]bool   `json:"wakers_up"`
 	Outages   []outageStats     `json:"outages"`
 	Shadow    shadowStats       `json:"shadow"`
+	Asked     uint64            `json:"backend_requests"`
+	Bounds    []boundStats      `json:"bounds"`
+	Recent    recentStats       `json:"recent"`
+	Releases  releasesStats     `json:"releases"`
+}
+
+type boundStats struct {
+	Bound   string `json:"bound"`
+	Used    int64  `json:"used"`
+	Limit   int64  `json:"limit"`
+	Refused uint64 `json:"refused"`
+}
+
+type recentStats struct {
+	Seconds  float64 `json:"seconds"`
+	Requests uint64  `json:"requests"`
+	Asked    uint64  `json:"backend_requests"`
+	Refused  uint64  `json:"refused"`
+	Failed   uint64  `json:"failed"`
+}
+
+type releasesStats struct {
+	Seconds float64  `json:"seconds"`
+	Count   uint64   `json:"count"`
+	Half    *float64 `json:"half"`
+	Most    *float64 `json:"most"`
 }
 
 type timeSum struct {

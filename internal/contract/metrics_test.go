@@ -96,18 +96,20 @@ func TestMetricsNames(t *testing.T) {
 	s.seen.Wakers = []ops.Source{new(source).as("redis")}
 	families := gathered(t, ourRegistry(t))
 	want := map[string]string{
-		"caddy_long_poll_parked_requests":    "GAUGE",
-		"caddy_long_poll_resources":          "GAUGE",
-		"caddy_long_poll_streams":            "GAUGE",
-		"caddy_long_poll_events_total":       "COUNTER format",
-		"caddy_long_poll_requests_total":     "COUNTER outcome",
-		"caddy_long_poll_hold_seconds":       "HISTOGRAM outcome",
-		"caddy_long_poll_checks_total":       "COUNTER result",
-		"caddy_long_poll_check_seconds":      "HISTOGRAM",
-		"caddy_long_poll_release_seconds":    "HISTOGRAM",
-		"caddy_long_poll_wakes_total":        "COUNTER source",
-		"caddy_long_poll_waker_up":           "GAUGE source",
-		"caddy_long_poll_checks_saved_total": "COUNTER",
+		"caddy_long_poll_streams":                "GAUGE",
+		"caddy_long_poll_events_total":           "COUNTER format",
+		"caddy_long_poll_parked_requests":        "GAUGE",
+		"caddy_long_poll_resources":              "GAUGE",
+		"caddy_long_poll_requests_total":         "COUNTER outcome",
+		"caddy_long_poll_hold_seconds":           "HISTOGRAM outcome",
+		"caddy_long_poll_checks_total":           "COUNTER result",
+		"caddy_long_poll_check_seconds":          "HISTOGRAM",
+		"caddy_long_poll_release_seconds":        "HISTOGRAM",
+		"caddy_long_poll_wakes_total":            "COUNTER source",
+		"caddy_long_poll_waker_up":               "GAUGE source",
+		"caddy_long_poll_checks_saved_total":     "COUNTER",
+		"caddy_long_poll_backend_requests_total": "COUNTER",
+		"caddy_long_poll_bound_used_ratio":       "GAUGE bound",
 	}
 	got := make(map[string]string)
 	for name, f := range families {

@@ -105,6 +105,10 @@ type stats struct {
 	WakersUp  map[string]bool   `json:"wakers_up"` // by source
 	Outages   []outageStats     `json:"outages"`   // one per handler whose backend fails
 	Shadow    shadowStats       `json:"shadow"`
+	Asked     uint64            `json:"backend_requests"`
+	Bounds    []boundStats      `json:"bounds"`   // that are set
+	Recent    recentStats       `json:"recent"`   // the last minute
+	Releases  releasesStats     `json:"releases"` // the last quarter of an hour
 }
 
 // outageStats is a backend that fails.
@@ -112,7 +116,7 @@ type outageStats struct {
 	Since     time.Time `json:"since"`
 	Seconds   float64   `json:"seconds"`
 	Resources int       `json:"resources"` // that fail, of those that are still known
-	Parked    int       `json:"parked"`    // in the handler
+	Parked    int       `json:"parked"`    // that wait for these
 	Method    string    `json:"method"`    // of the failing resource that most wait for
 	Host      string    `json:"host"`
 	Path      string    `json:"path"`
@@ -144,6 +148,9 @@ func readStats() stats {
 		Wakes:     readByLabel(m.wakes),
 		WakersUp:  Live.wakersUp(),
 		Outages:   []outageStats{},
+		Asked:     readCounter(m.asked),
+		Recent:    theHistory.recent(),
+		Releases:  theHistory.releases(),
 		Shadow: shadowStats{
 			Polls:      Shadow.Polls.Load(),
 			WouldPark:  Shadow.Parked.Load(),
@@ -151,6 +158,7 @@ func readStats() stats {
 			Unseen:     Shadow.Unseen.Load(),
 		},
 	}
+	s.Bounds = Live.bounds(s.Recent)
 	s.Shadow.WouldSave = s.Shadow.WouldPark - s.Shadow.WouldCheck
 	for _, site := range Live.Sites() {
 		if site.ending.retired.Load() {
@@ -159,10 +167,10 @@ func readStats() stats {
 		if site.Shadow {
 			s.Shadow.Handlers++
 		}
-		if since, count, where, last := site.outage.now(); where != nil {
+		if since, count, waiters, where, last := site.outage.now(); where != nil {
 			s.Outages = append(s.Outages, outageStats{
 				Since: since.UTC(), Seconds: roundSeconds(time.Since(since)),
-				Resources: count, Parked: site.Lot.Parked(),
+				Resources: count, Parked: waiters,
 				Method: where.Name.Method, Host: printable(where.Name.Host), Path: shownPath(where.Name.Path),
 				Status: last.Code(), Reason: last.Reason(),
 			})
@@ -174,10 +182,14 @@ func readStats() stats {
 
 // tag is what the stats are known by: all of them but for the time that passes.
 func (s stats) tag() string {
-	s.Uptime = 0
+	s.Uptime, s.Recent, s.Releases = 0, recentStats{}, releasesStats{}
 	s.Outages = slices.Clone(s.Outages)
 	for i := range s.Outages {
 		s.Outages[i].Seconds = 0
+	}
+	s.Bounds = slices.Clone(s.Bounds)
+	for i := range s.Bounds {
+		s.Bounds[i].Refused = 0
 	}
 	text, _ := json.Marshal(s) // it has no field that can not be marshalled
 	sum := fnv.New64a()

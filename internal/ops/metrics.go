@@ -34,6 +34,8 @@ type metrics struct {
 	wakes     *prometheus.CounterVec
 	up        wakersUp
 	saved     prometheus.Counter
+	asked     prometheus.Counter
+	used      boundsUsed
 
 	// The children of the above, so that no request has to look for them.
 	ofOutcome map[poll.Outcome]outcomeMetrics
@@ -94,8 +96,7 @@ func newMetrics() *metrics {
 			Namespace: ns, Subsystem: sub, Name: "release_seconds",
 			Help: "Histogram of the time from the end of the check that saw a change to the last byte handed to a parked client, for each of them: " +
 				"if all of it is high, this process is slow; if only its tail is, some clients are slow in reading.",
-			// 10,000 clients are released within some 150 ms on two cores.
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			Buckets: releaseBuckets,
 		}),
 		wakes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: ns, Subsystem: sub, Name: "wakes_total",
@@ -109,6 +110,13 @@ func newMetrics() *metrics {
 			Help: "Counter of requests that were answered (answered, changed, expired, drained or failed) without a request of their own to the backend: " +
 				"what they were told had been read for somebody else, since they neither were the first to wait for their resource nor had it checked at once.",
 		}),
+		asked: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: ns, Subsystem: sub, Name: "backend_requests_total",
+			Help: "Counter of requests to the backend: those of checks (a probe and what it finds are two), those that are their client's own exchange, and those that are passed through.",
+		}),
+		used: boundsUsed{prometheus.NewDesc(prometheus.BuildFQName(ns, sub, "bound_used_ratio"),
+			"How much of a bound is used, of the handler that has the least left: 1 is all of it, and requests are refused. What is not bounded is 0.",
+			[]string{"bound"}, nil)},
 		ofOutcome: make(map[poll.Outcome]outcomeMetrics),
 		ofResult:  make(map[state.Result]prometheus.Counter),
 		ofFormat:  make(map[string]prometheus.Counter),
@@ -150,6 +158,7 @@ func (u wakersUp) Collect(metrics chan<- prometheus.Metric) {
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.parked, m.streams, m.events, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
+		m.asked, m.used,
 	}
 }
 
@@ -172,6 +181,7 @@ func Register(registry *prometheus.Registry) error {
 func (s *Site) Done(p *poll.Poll) {
 	of := theMetrics.ofOutcome[p.Outcome]
 	of.requests.Inc()
+	theHistory.done(p.Outcome)
 	if !p.ParkedAt.IsZero() {
 		of.held.Observe(p.Held.Seconds())
 	}
@@ -205,7 +215,11 @@ func (s *Site) Checked(r *poll.Resource, now *state.Reading, took time.Duration)
 
 // Released notes that a parked client was handed the last byte of a change that was
 // seen at that time.
-func Released(seen time.Time) { theMetrics.releases.Observe(time.Since(seen).Seconds()) }
+func Released(seen time.Time) {
+	took := time.Since(seen)
+	theMetrics.releases.Observe(took.Seconds())
+	theHistory.released(took)
+}
 
 // Event counts an event that a stream was told.
 func Event(format string) { theMetrics.ofFormat[format].Inc() }

@@ -28,11 +28,11 @@ func TestOutageKeepsWhatIsKnown(t *testing.T) {
 	for range 3 {
 		s.Fails(r, fault)
 		s.Fails(r, fault)
-		if o := &s.outage; o.count != 1 || len(o.failing) != 1 || !o.failing[r] {
+		if o := &s.outage; o.count != 1 || len(o.failing) != 1 || o.failing[r] != fails {
 			t.Errorf("while it fails: got %d of %v", o.count, o.failing)
 		}
 		s.FailsNoMore(r)
-		if o := &s.outage; o.count != 0 || len(o.failing) != 1 || o.failing[r] || !o.since.IsZero() {
+		if o := &s.outage; o.count != 0 || len(o.failing) != 1 || o.failing[r] != none || !o.since.IsZero() {
 			t.Errorf("when it does not: got %d of %v since %v", o.count, o.failing, o.since)
 		}
 	}
@@ -49,7 +49,7 @@ func TestOutageKeepsWhatIsKnown(t *testing.T) {
 		t.Errorf("after it was forgotten: got %d of %v", o.count, o.failing)
 	}
 	s.FailsNoMore(r)
-	if since, _, where, _ := s.outage.now(); where != nil || !since.IsZero() {
+	if since, _, _, where, _ := s.outage.now(); where != nil || !since.IsZero() {
 		t.Errorf("got an outage of %v since %v", where, since)
 	}
 }

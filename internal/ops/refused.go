@@ -24,6 +24,7 @@ type refusal struct {
 
 // Refused logs that a bound was hit, and how often since it was last logged.
 func (s *Site) Refused(bound error) {
+	theHistory.refuse(bound)
 	now := time.Now()
 	if count, due := s.refusals.add(bound, now); due {
 		s.Log.Warn("refusing requests", zap.Error(bound), zap.Int("refused", count),
