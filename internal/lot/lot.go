@@ -75,6 +75,7 @@ type Lot[S any] struct {
 	byPath    map[string][]*Resource[S] // the same, by path without trailing slashes
 	unlisted  map[*Resource[S]]struct{} // those that there was no room for
 	idle      list.List                 // of *Resource[S], those without members, longest idle first
+	came      uint64                    // resources that there have ever been
 	reserved  int                       // places that are kept for requests that may be parked
 	clients   map[string]int            // parked and reserved by client, where that is bounded
 	draining  bool                      // drained is closed
@@ -103,6 +104,8 @@ func (l *Lot[S]) Join(key Key, name Name) Waiter[S] {
 	r, ok := l.resources[key]
 	if !ok {
 		r = newResource(l, key, name)
+		l.came++
+		r.number = l.came
 		if l.limits.Resources == 0 || len(l.resources) < l.limits.Resources || l.evictLocked() {
 			l.listLocked(r)
 		} else {

@@ -38,6 +38,7 @@ type Resource[S any] struct {
 	Name Name
 
 	lot      *Lot[S]
+	number   uint64 // see Number
 	snapshot atomic.Pointer[Snapshot[S]]
 	begun    atomic.Uint64 // checks that have begun: a clock that is exact where time is not
 
@@ -79,6 +80,9 @@ func newResource[S any](l *Lot[S], key Key, name Name) *Resource[S] {
 	r.snapshot.Store(&Snapshot[S]{next: make(chan struct{}), changed: make(chan struct{})})
 	return r
 }
+
+// Number is in what order the resources of a lot have come: the first has 1.
+func (r *Resource[S]) Number() uint64 { return r.number }
 
 // Snapshot is what is known now.
 func (r *Resource[S]) Snapshot() *Snapshot[S] { return r.snapshot.Load() }

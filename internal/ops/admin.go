@@ -24,6 +24,7 @@ func init() {
 // adminAPI shows operators what is parked, and takes wake-ups:
 //
 //	GET  /long_poll/          a page
+//	GET  /long_poll/live      what the page shows, line by line
 //	GET  /long_poll/stats     the sums
 //	GET  /long_poll/resources what is waited for
 //	POST /long_poll/wake      look now
@@ -31,7 +32,7 @@ func init() {
 // It reads the live handlers, for it is provisioned before any of them. There is
 // one for each admin server.
 type adminAPI struct {
-	waiting atomic.Int32  // requests for stats that wait for a change
+	waiting atomic.Int32  // requests for stats that wait for a change, and streams
 	watched sync.Once     // the server's shutdown
 	closing chan struct{} // closed when the server shuts down
 }
@@ -51,6 +52,7 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: "/long_poll/", Handler: caddy.AdminHandlerFunc(a.servePage)},
+		{Pattern: "/long_poll/live", Handler: caddy.AdminHandlerFunc(a.serveLive)},
 		{Pattern: "/long_poll/stats", Handler: caddy.AdminHandlerFunc(a.serveStats)},
 		{Pattern: "/long_poll/resources", Handler: caddy.AdminHandlerFunc(a.serveResources)},
 		{Pattern: "/long_poll/wake", Handler: caddy.AdminHandlerFunc(a.serveWake)},
@@ -204,7 +206,7 @@ const (
 	statsLook       = 500 * time.Millisecond // between two looks at the sums
 )
 
-// serveStats answers with the sums. It is a long poll itself, for the page: with
+// serveStats answers with the sums. It is a long poll itself, for scripts: with
 // If-None-Match and Prefer: wait=N it answers when they are others, or 304.
 func (a *adminAPI) serveStats(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
@@ -238,12 +240,7 @@ func (a *adminAPI) await(r *http.Request, tag string, wait time.Duration) stats 
 	if a.waiting.Add(1) > maxStatsWaiting {
 		return readStats()
 	}
-	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
-		a.watched.Do(func() {
-			// A server can be shut down twice.
-			server.RegisterOnShutdown(sync.OnceFunc(func() { close(a.closing) }))
-		})
-	}
+	a.watch(r)
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	ticker := time.NewTicker(statsLook)

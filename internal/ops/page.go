@@ -37,7 +37,7 @@ func sourceHash(html, begin, end string) string {
 // servePage answers a browser, and every path below /long_poll/ that is not known.
 func (a *adminAPI) servePage(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Path != "/long_poll/" {
-		return apiError(http.StatusNotFound, "unknown path %q: expected /long_poll/, /long_poll/stats, /long_poll/resources or /long_poll/wake", shownPath(r.URL.Path))
+		return apiError(http.StatusNotFound, "unknown path %q: expected /long_poll/, /long_poll/live, /long_poll/stats, /long_poll/resources or /long_poll/wake", shownPath(r.URL.Path))
 	}
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err

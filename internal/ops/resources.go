@@ -1,10 +1,8 @@
 package ops
 
 import (
-	"cmp"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,26 +26,20 @@ type resourceStats struct {
 	Reason     string   `json:"reason"`      // why it failed
 	NextCheck  *float64 `json:"next_check"`  // in so many seconds; null as long as nobody waits
 	Interval   float64  `json:"interval"`    // the pause after the latest check, in seconds
+	Differs    []string `json:"differs"`     // what tells it from others of its method, host and path: names, never values; null if there are none
 }
-
-// defaultLimit is how many resources are shown without ?limit=.
-const defaultLimit = 100
 
 // serveResources answers with the resources: those with the most waiters first.
 func (a *adminAPI) serveResources(w http.ResponseWriter, r *http.Request) error {
 	if err := allow(w, r, http.MethodGet, http.MethodHead); err != nil {
 		return err
 	}
-	query := r.URL.Query()
-	limit, err := queryNumber(query, "limit", defaultLimit)
+	q, err := readListing(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	offset, err := queryNumber(query, "offset", 0)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, listResources(limit, offset))
+	list, _ := q.list()
+	return writeJSON(w, list)
 }
 
 // queryNumber reads a parameter that is zero or more.
@@ -63,42 +55,11 @@ func queryNumber(query map[string][]string, name string, unset int) (int, error)
 	return n, nil
 }
 
-func listResources(limit, offset int) []resourceStats {
-	type found struct {
-		site    *Site
-		r       *poll.Resource
-		waiters int
-	}
-	var all []found
-	for _, site := range Live.Sites() {
-		for _, r := range site.Lot.Resources() {
-			all = append(all, found{site, r, r.Waiters()})
-		}
-	}
-	slices.SortFunc(all, func(a, b found) int {
-		if c := cmp.Compare(b.waiters, a.waiters); c != 0 {
-			return c
-		}
-		if c := strings.Compare(a.r.Name.Path, b.r.Name.Path); c != 0 {
-			return c
-		}
-		return cmp.Or(strings.Compare(a.r.Name.Host, b.r.Name.Host), strings.Compare(a.r.Name.Method, b.r.Name.Method))
-	})
-	all = all[min(offset, len(all)):]
-	all = all[:min(limit, len(all))]
-	list := make([]resourceStats, 0, len(all))
-	for _, f := range all {
-		list = append(list, f.site.statsOf(f.r, f.waiters))
-	}
-	return list
-}
-
-func (s *Site) statsOf(r *poll.Resource, waiters int) resourceStats {
+func (s *Site) statsOf(r *poll.Resource, snap *poll.Snapshot, waiters int) resourceStats {
 	stats := resourceStats{
 		Method: r.Name.Method, Host: printable(r.Name.Host), Path: shownPath(r.Name.Path),
 		Waiters: waiters, LastResult: "none", Interval: roundSeconds(s.Interval),
 	}
-	snap := r.Snapshot()
 	last := snap.State
 	if snap.Known() {
 		stats.Version = shownVersion(snap.State.Version.Text)
