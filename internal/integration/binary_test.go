@@ -48,6 +48,7 @@ func TestIntegration(t *testing.T) {
 		"websocket":            testWebSocket,
 		"streams":              testStreams,
 		"outage":               testOutage,
+		"an open page":         testOpenPage,
 		"garbage":              testGarbage,
 		"gigabyte":             testGigabyte,
 		"many statuses":        testManyStatuses,

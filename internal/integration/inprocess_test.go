@@ -73,9 +73,12 @@ func tagged(v string) func(http.ResponseWriter, *http.Request) error {
 }
 
 // poll has a client that has the ETag "1" ask for the path.
-func (h *handler) poll(path string) {
+func (h *handler) poll(path string) { h.pollFor(path, "") }
+
+// pollFor is poll with a query.
+func (h *handler) pollFor(path, query string) {
 	r := httptest.NewRequestWithContext(h.ctx, http.MethodGet, "http://shop.example/", nil)
-	r.URL.Path = path
+	r.URL.Path, r.URL.RawQuery = path, query
 	r.Header.Set("If-None-Match", `"1"`)
 	h.clients.Go(func() {
 		w := httptest.NewRecorder()

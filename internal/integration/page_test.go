@@ -21,6 +21,7 @@ import (
 
 	longpoll "github.com/caddy-longpoll/caddy-longpoll"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
 )
 
 // browser is a headless Chromium with one page, driven over a pipe.
@@ -191,9 +192,21 @@ func (b *browser) look(name, scheme string, width int) {
 	}
 }
 
+// fits fails where something in the page is wider than it: cut off, or to be scrolled for.
+func (b *browser) fits() {
+	b.t.Helper()
+	const wide = `[...document.querySelectorAll("main *")].filter(e => {
+		const box = e.getBoundingClientRect();
+		return box.width && box.right > innerWidth + 1 || getComputedStyle(e).overflowX === "visible" && e.matches("b, code, p, strong, h2") && e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).display !== "inline";
+	}).map(e => e.tagName + "#" + e.id + " " + e.textContent.slice(0, 30)).slice(0, 5).join("; ")`
+	if got := b.eval(wide); got != "" {
+		b.t.Errorf("at %s px these are wider than their place: %s", b.eval("innerWidth"), got)
+	}
+}
+
 // What a person who has never seen the project must find out from the page alone:
-// that a backend is down, which resource 900 clients wait for, and how many
-// requests were saved. And nothing in a path can break the page.
+// that a backend is down, which resource 900 clients wait for, how many requests were
+// saved, and that clients are turned away. And nothing in a path can break the page.
 func TestPage(t *testing.T) {
 	b := newBrowser(t)
 	server := adminServer(t)
@@ -203,19 +216,20 @@ func TestPage(t *testing.T) {
 	redis := new(source)
 	h.seen.Wakers = []ops.Source{redis.as("redis")}
 	const markup = `/<img src=x onerror=alert(1)>/<script>document.title='broken'</script>/"'&amp;`
-	parkMany := func(path string, n int) {
+	parkMany := func(path, query string, n int) {
 		for range n {
-			h.poll(path)
+			h.pollFor(path, query)
 		}
 	}
-	parkMany("/orders/42", 900)
-	parkMany(markup, 12)
-	parkMany("/orders/7", 41)
+	parkMany("/orders/42", "", 900)
+	parkMany(markup, "", 12)
+	parkMany("/orders/7", "since=secret1", 21)
+	parkMany("/orders/7", "since=secret2", 20)
 	until(t, "953 are parked", func() bool { return h.seen.Lot.Parked() == 953 })
 
 	b.call("Page.navigate", map[string]any{"url": server.URL + "/long_poll/"}, nil)
 	text := b.await(`All is well`)
-	wantText(t, text, `(?i)parked now\s+953\b`, `(?s)/orders/42.*GET shop\.example.*900`, regexp.QuoteMeta(markup))
+	wantText(t, text, `(?i)parked now\s+953\b`, `(?s)/orders/42.*GET shop\.example.*900`, regexp.QuoteMeta(markup), `(?s)/orders/7.*differs in \?since`)
 	if first := b.eval("document.querySelector('tbody tr').innerText"); !strings.Contains(first, "/orders/42") || !strings.Contains(first, "900") {
 		t.Errorf("the first row is %q; want /orders/42 with 900", first)
 	}
@@ -226,19 +240,66 @@ func TestPage(t *testing.T) {
 		t.Errorf("the title is %q", title)
 	}
 	b.look("light", "light", 1280)
+	b.fits()
 
-	// The backend goes down.
+	t.Run("rows are sorted, filtered and woken", func(t *testing.T) {
+		b.t = t
+		rows := func() string { return b.eval("[...document.querySelectorAll('tbody bdi')].map(e => e.textContent).join(' ')") }
+		wantRows := func(want string) {
+			t.Helper()
+			until(t, "the rows are "+want, func() bool { return rows() == want })
+		}
+		wantRows("/orders/42 /orders/7 /orders/7 " + markup)
+		b.eval(`document.querySelector("[data-sort=path]").click()`)
+		wantRows(markup + " /orders/42 /orders/7 /orders/7")
+		b.eval(`document.getElementById("path").value = "ORDERS"; document.getElementById("path").dispatchEvent(new Event("input"))`)
+		wantRows("/orders/42 /orders/7 /orders/7")
+		b.eval(`document.getElementById("failing").click()`)
+		b.await(`No resource is like that`)
+		b.eval(`document.getElementById("failing").click(); document.querySelector("[data-sort=waiters]").click()`)
+		wantRows("/orders/42 /orders/7 /orders/7")
+		woken := func() float64 {
+			for _, m := range gathered(t)["caddy_long_poll_wakes_total"].GetMetric() {
+				if m.GetLabel()[0].GetValue() == "admin" {
+					return m.GetCounter().GetValue()
+				}
+			}
+			return 0
+		}
+		before := woken()
+		b.eval(`document.querySelector("tbody button").click()`)
+		b.await(`✓`)
+		if got := woken() - before; got != 1 {
+			t.Errorf("got %v wake-ups; want 1", got)
+		}
+		b.eval(`document.getElementById("path").value = ""; document.getElementById("path").dispatchEvent(new Event("input"))`)
+		wantRows("/orders/42 /orders/7 /orders/7 " + markup)
+	})
+	b.t = t
+
+	// One of the resources fails: who waits for the others does not wait for it.
+	h.say(func(w http.ResponseWriter, r *http.Request) error {
+		if r.URL.Path == "/orders/7" {
+			return caddyhttp.Error(http.StatusBadGateway, errors.New("secret"))
+		}
+		return tagged(`"1"`)(w, r)
+	})
+	text = b.await(`2 resources fail`)
+	wantText(t, text, `A backend has been failing`, `502 Bad Gateway`, `41 requests wait for it`, `of 4, most wait at GET shop.example/orders/7`, `failed 502`)
+
+	// All of them do.
 	h.say(func(http.ResponseWriter, *http.Request) error {
 		return caddyhttp.Error(http.StatusBadGateway, errors.New("secret"))
 	})
-	text = b.await(`A backend has been failing`)
-	wantText(t, text, `502 Bad Gateway`, `953 requests wait`, `most wait at GET shop.example/orders/42`, `failed 502`)
+	text = b.await(`4 resources fail`)
+	wantText(t, text, `953 requests wait`, `most wait at GET shop.example/orders/42`)
 	if strings.Contains(text, "secret") {
-		t.Errorf("the page shows the text of an error")
+		t.Errorf("the page shows the text of an error, or a value")
 	}
 	b.look("outage", "light", 1280)
 	b.look("outage-dark", "dark", 1280)
-	b.look("outage-narrow", "dark", 420)
+	b.look("outage-narrow", "dark", 400)
+	b.fits()
 
 	// A source of wake-ups goes too, and somebody tries long_poll on another site.
 	redis.down.Store(true)
@@ -252,20 +313,69 @@ func TestPage(t *testing.T) {
 	b.look("unheard", "light", 1280)
 
 	// It comes back with something new: all are released.
+	redis.down.Store(false)
 	h.say(tagged(`"2"`))
 	b.await(`(?i)parked now\s+0\b`)
 	text = b.await(`All is well`)
 	saved := uint64(gathered(t)["caddy_long_poll_checks_saved_total"].GetMetric()[0].GetCounter().GetValue())
-	wantText(t, text, `(?i)requests saved\s+`+regexp.QuoteMeta(grouped(saved))+`\b`)
+	wantText(t, text, `(?i)requests saved\s+`+regexp.QuoteMeta(grouped(saved))+`\b`, `(?i)release of a change\s+≤`)
 	b.look("released", "dark", 1280)
+
+	// Of a thousand, twenty find a place.
+	h = newHandler(t, &longpoll.Handler{Hold: &hold, Bounds: park.Bounds{MaxParked: 20}})
+	h.say(tagged(`"1"`))
+	parkMany("/jobs/1", "", 20)
+	until(t, "20 are parked", func() bool { return h.seen.Lot.Parked() == 20 })
+	text = b.await(`Little is left of max_parked`)
+	wantText(t, text, `All is well`, `max_parked 20 of 20`)
+	parkMany("/jobs/1", "", 3000)
+	text = b.await(`% of the requests are refused`)
+	wantText(t, text, `(?i)parked now\s+20\b`, `3,000 of`, `max_parked 20 of 20`)
+	if strings.Contains(text, "All is well") {
+		t.Errorf("all is well although requests are refused:\n%s", text)
+	}
+	b.look("refused", "light", 400)
+	b.fits()
 	if len(b.said) > 0 {
 		t.Errorf("the browser complains: %v", b.said)
 	}
 
-	// Without Caddy it says so.
+	// Without Caddy it says so, and what it shows is what was: all of it.
 	server.Listener.Close()
 	server.CloseClientConnections()
-	b.await(`Caddy does not answer`)
+	text = b.await(`Caddy does not answer`)
+	wantText(t, text, `(?i)parked, when last heard of\s+20\b`, `(?s)/jobs/1.*20`)
+	b.look("gone", "dark", 400)
+}
+
+// testOpenPage: an open page costs Caddy's log one line, however much happens.
+func testOpenPage(t *testing.T, caddy binary) {
+	b := serveBackend(t, &backend{value: "one"})
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, "\tlong_poll\n\treverse_proxy "+b.addr))
+	resp, err := (&http.Client{Transport: s.admin.Transport}).Get("http://admin/long_poll/live?limit=5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	c := newClient(t, port)
+	read := bufio.NewScanner(resp.Body)
+	read.Buffer(nil, 1<<20)
+	for i := range 13 { // longer than the admin server's read timeout
+		if !read.Scan() {
+			t.Fatalf("line %d: %v", i, read.Err())
+		}
+		c.get("/").want(t, 200, "answered")
+	}
+	if n := strings.Count(s.logs.String(), "/long_poll/"); n != 1 {
+		t.Errorf("the log has %d lines of the page; want 1", n)
+	}
+	s.reload(t, site(port, "\tlong_poll\n\treverse_proxy "+b.addr))
+	for read.Scan() {
+	}
+	if err := read.Err(); err != nil {
+		t.Errorf("a reload breaks the stream off: %v", err)
+	}
 }
 
 func wantText(t *testing.T, text string, patterns ...string) {

@@ -17,6 +17,12 @@ import (
 // adminServer serves the routes as the admin endpoint does.
 func adminServer(t *testing.T) (*httptest.Server, *adminAPI) {
 	t.Helper()
+	return adminServerWith(t, 0)
+}
+
+// adminServerWith is adminServer with a read timeout; 0 is none.
+func adminServerWith(t *testing.T, readTimeout time.Duration) (*httptest.Server, *adminAPI) {
+	t.Helper()
 	a := newAdminAPI()
 	mux := http.NewServeMux()
 	for _, route := range a.Routes() {
@@ -31,7 +37,9 @@ func adminServer(t *testing.T) (*httptest.Server, *adminAPI) {
 			}
 		})
 	}
-	server := httptest.NewServer(mux)
+	server := httptest.NewUnstartedServer(mux)
+	server.Config.ReadTimeout = readTimeout
+	server.Start()
 	t.Cleanup(func() {
 		// Shutdown, not Close: it must not have to wait for the page's long poll.
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
