@@ -180,10 +180,12 @@ func (h *Handler) setProbe(args []string) error {
 
 // Validate judges the configuration, wherever it was written. Its errors name
 // the subdirective as the Caddyfile spells it, what was read and what is
-// accepted. What is written in a way that nothing resolves it warns of.
+// accepted. What is written in a way that nothing resolves, or that nobody is held by, it
+// warns of.
 func (h *Handler) Validate() error {
 	if h.site != nil {
 		h.warnUnresolved(h.site.Log)
+		h.warnUnheld(h.site.Log)
 	}
 	return cmp.Or(
 		h.validateDurations(),
@@ -316,6 +318,20 @@ func (h *Handler) warnUnresolved(log *zap.Logger) {
 	}
 	if found := directive.Unresolved(long, h.values()); len(found) > 0 {
 		log.Warn("placeholders that nothing resolves", zap.Strings("placeholders", found))
+	}
+}
+
+// warnUnheld says that no client can be held by its version, since none of those that
+// clients name is one that an answer has.
+func (h *Handler) warnUnheld(log *zap.Logger) {
+	if h.Version != "" || len(h.HoldWhile) > 0 || h.Unversioned == "park" {
+		return
+	}
+	values := h.values()
+	given := slices.Concat(values["header"], values["on_change"], values["on_timeout"])
+	if directive.NeverTag(h.Since, given) {
+		log.Warn("since names a version that no answer has, so that it holds nobody: without version, that of an answer is its ETag. Say version, such as {lp.json.revision}",
+			zap.String("since", h.Since))
 	}
 }
 

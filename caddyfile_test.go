@@ -210,6 +210,31 @@ func TestUnresolved(t *testing.T) {
 	}
 }
 
+// TestUnheld has a since that nobody can be held by: one warning says so.
+func TestUnheld(t *testing.T) {
+	for config, want := range map[string]int{
+		`{}`: 0,
+		`{"since": "{http.request.uri.query.index}"}`:                                                                 1,
+		`{"since": "{http.request.uri.query.index}", "probe": {"uri": "/rev"}}`:                                       1,
+		`{"since": "{http.request.uri.query.index}", "version": "{lp.json.rev}"}`:                                     0,
+		`{"since": "{http.request.uri.query.index}", "unversioned": "park"}`:                                          0,
+		`{"since": "{http.request.uri.query.index}", "hold_while": [{"value": "{lp.json.a}", "op": "empty"}]}`:        0,
+		`{"since": "{http.request.uri.query.index}", "header": {"X-Index": ["{lp.version}"]}}`:                        0,
+		`{"since": "{http.request.uri.query.index}", "on_change": {"status": 200, "body": "{\"i\": \"{lp.hash}\"}"}}`: 0,
+		`{"since": "{http.request.header.If-None-Match}"}`:                                                            0,
+	} {
+		core, logs := observer.New(zap.DebugLevel)
+		h := new(Handler)
+		if err := caddy.StrictUnmarshalJSON([]byte(config), h); err != nil {
+			t.Fatalf("%s: %v", config, err)
+		}
+		h.warnUnheld(zap.New(core))
+		if logs.Len() != want || logs.FilterLevelExact(zap.WarnLevel).Len() != want {
+			t.Errorf("%s: got %v; want %d warnings", config, logs.All(), want)
+		}
+	}
+}
+
 // FuzzCaddyfile looks for input that makes the parser or Validate panic, or that
 // is parsed into what JSON can not hold.
 func FuzzCaddyfile(f *testing.F) {

@@ -208,7 +208,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision fills in the defaults and sets the handler up. It dials nothing.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	looks := behind.At(ctx, h) // before defaults: handlers are told apart by what they were given
+	looks, before := behind.At(ctx, h), behind.Before(ctx, h) // and defaults later: handlers are told apart by what they were given
 	directive.OrDefault(&h.Hold, caddy.Duration(25*time.Second))
 	directive.OrDefault(&h.Jitter, 10)
 	directive.OrDefault(&h.Interval, caddy.Duration(time.Second))
@@ -226,6 +226,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.site = &ops.Site{
 		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
 		Lot: lot.New[*state.Reading](h.Bounds.Limits()),
+	}
+	if before != "" {
+		h.site.Unreached(before)
 	}
 	h.wakes = wake.NewSet(h.site) // Cleanup needs the site and these, whatever fails from here on
 	if err := h.furnish(looks); err != nil {

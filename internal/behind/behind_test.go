@@ -30,10 +30,10 @@ func (probe) CaddyModule() caddy.ModuleInfo {
 }
 
 func (p *probe) Provision(ctx caddy.Context) error {
-	looks := behind.At(ctx, p)
+	looks, before := behind.At(ctx, p), behind.Before(ctx, p)
 	told.Lock()
 	defer told.Unlock()
-	told.looks[p.Label] = looks
+	told.looks[p.Label], told.before[p.Label] = looks, before
 	return nil
 }
 
@@ -44,6 +44,7 @@ func (*probe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.H
 var told struct {
 	sync.Mutex // protects what follows
 	looks      map[string]behind.Looks
+	before     map[string]string
 }
 
 // The modules of somebody else have a type without a package here, which is not
@@ -79,7 +80,7 @@ func (strangerMatcher) CaddyModule() caddy.ModuleInfo {
 func (strangerMatcher) MatchWithError(*http.Request) (bool, error) { return true, nil }
 
 func TestMain(m *testing.M) {
-	told.looks = make(map[string]behind.Looks)
+	told.looks, told.before = make(map[string]behind.Looks), make(map[string]string)
 	caddy.RegisterModule(probe{})
 	caddy.RegisterModule(stranger{})
 	caddy.RegisterModule(strangerMatcher{})
@@ -98,6 +99,7 @@ func ask(t *testing.T, config []byte) map[string]behind.Looks {
 	t.Helper()
 	told.Lock()
 	clear(told.looks)
+	clear(told.before)
 	told.Unlock()
 	var c *caddy.Config
 	if err := caddy.StrictUnmarshalJSON(config, &c); err != nil {

@@ -28,6 +28,9 @@ var placeholders = []string{
 // prefixes are the two names of each.
 var prefixes = []string{"lp.", "http.long_poll."}
 
+// lookalikes are what somebody may write in the place of these: nothing is known by them.
+var lookalikes = []string{"http.longpoll.", "http.lp.", "long_poll.", "longpoll.", "http.long_poll.", "lp."}
+
 // form is a placeholder as Caddy's replacer reads it, or a brace that a backslash
 // takes its meaning.
 var form = regexp.MustCompile(`\\[{}]|\{((?:\\[{}]|[^{}])*)\}`)
@@ -132,14 +135,34 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
+// lookalike is what stands behind something that looks like one of our prefixes and is
+// none.
+func lookalike(name string) (own string, ok bool) {
+	for _, prefix := range prefixes {
+		if strings.HasPrefix(name, prefix) {
+			return "", false // which Placeholders judges
+		}
+	}
+	for _, prefix := range lookalikes {
+		if len(name) >= len(prefix) && strings.EqualFold(name[:len(prefix)], prefix) {
+			return name[len(prefix):], true
+		}
+	}
+	return "", false
+}
+
 // Unresolved finds, in texts by the subdirective that has them, what looks like one
 // of the Caddyfile's short placeholders and was not replaced by the long one: Caddy
 // does so only where the name is made of letters, digits, _ and -, and never in
-// JSON. They give the empty text, silently. Each comes with what it was probably meant to
+// JSON. And what looks like one of ours under a prefix that is none. They give the empty text, silently. Each comes with what it was probably meant to
 // be. long makes a short placeholder long, or gives it back.
 func Unresolved(long func(placeholder string) string, values map[string][]string) (found []string) {
 	for _, subdirective := range slices.Sorted(maps.Keys(values)) {
 		for _, name := range names(values[subdirective]) {
+			if own, ok := lookalike(name); ok {
+				found = append(found, fmt.Sprintf("%s {%s}: expected {%s%s}", subdirective, name, prefixes[0], Nearest(own, placeholders)))
+				continue
+			}
 			kind, rest, dotted := strings.Cut(name, ".")
 			if kind == "file" && dotted {
 				continue // the contents of a file; Caddy has it in both meanings

@@ -46,6 +46,54 @@ func TestPlaceholders(t *testing.T) {
 	}
 }
 
+// What looks like one of ours, and is none, comes with the one that it was meant to be.
+func TestLookalikes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"{lp.json.a} {http.long_poll.json.a}": "",
+		"{lpx.json.a} {query.lp.a}":           "",
+		"{long_poll.json.a}":                  "a {long_poll.json.a}: expected {lp.json.a}",
+		"{longpoll.jsn.items}":                "a {longpoll.jsn.items}: expected {lp.json.items}",
+		"{http.lp.status}":                    "a {http.lp.status}: expected {lp.status}",
+		"{http.longpoll.version}":             "a {http.longpoll.version}: expected {lp.version}",
+		"{LP.Version}":                        "a {LP.Version}: expected {lp.version}",
+	} {
+		got := strings.Join(directive.Unresolved(func(p string) string { return p }, map[string][]string{"a": {text}}), "; ")
+		if got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestNeverTag(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		since string
+		given []string
+		want  bool
+	}{
+		{"", nil, false},
+		{"{query.index}", nil, true},
+		{"{http.request.uri.query.index}", []string{"{lp.json.rev}", "version"}, true},
+		{"{header.If-Modified-Since}", nil, true},
+		{"7", nil, true},
+		{"{query.last_etag}", nil, false},
+		{"{header.X-ETag}", nil, false},
+		{"{header.If-None-Match}", nil, false},
+		{"{http.request.header.if-none-match}", nil, false},
+		{"{query.if_none_match}", nil, false},
+		{"{lp.request.json.contentHash}", nil, false},
+		{"{query.index}", []string{"{lp.hash}"}, false},
+		{"{query.index}", []string{"a", `{"next": "{http.long_poll.version}"}`}, false},
+		{"{query.index}", []string{"{lp.etag}"}, false},
+		{"{query.index}", []string{"{lp.header.ETag}"}, false},
+	} {
+		if got := directive.NeverTag(test.since, test.given); got != test.want {
+			t.Errorf("%s, given %q: got %v", test.since, test.given, got)
+		}
+	}
+}
+
 func TestNearest(t *testing.T) {
 	t.Parallel()
 	known := []string{"hold", "hold_while", "vary"}

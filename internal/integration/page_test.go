@@ -244,7 +244,9 @@ func TestPage(t *testing.T) {
 
 	t.Run("rows are sorted, filtered and woken", func(t *testing.T) {
 		b.t = t
-		rows := func() string { return b.eval("[...document.querySelectorAll('tbody bdi')].map(e => e.textContent).join(' ')") }
+		rows := func() string {
+			return b.eval("[...document.querySelectorAll('tbody bdi')].map(e => e.textContent).join(' ')")
+		}
 		wantRows := func(want string) {
 			t.Helper()
 			until(t, "the rows are "+want, func() bool { return rows() == want })

@@ -201,6 +201,11 @@ func (s *Site) Looked(looks []string) {
 		"to share again, let the matcher stand on long_poll or in front of it, or say vary -client_ip", zap.Strings("looks", looks))
 }
 
+// Unreached warns of what stands in front of the handler and lets nothing through.
+func (s *Site) Unreached(by string) {
+	s.Log.Warn("long_poll is never reached: what stands in front of it lets nothing through", zap.String("in_front", by))
+}
+
 // Split warns of a request field by which many resources of one path differ, and by
 // nothing else.
 func (s *Site) Split(name lot.Name, field string) {
