@@ -1,7 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"encoding/xml"
+	"errors"
 	"flag"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -65,4 +69,42 @@ func TestSoak(t *testing.T) {
 		t.Fatalf("%v\n%s", err, report)
 	}
 	t.Log(report)
+}
+
+// TestPlot has a few clients tell the story of the plot in a few seconds.
+func TestPlot(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts many processes")
+	}
+	s := story{Clients: 20, InFront: 2, Change: 5, Down: 8, Up: 10}
+	if err := s.measure(12); err != nil {
+		t.Fatal(err)
+	}
+	if before, after := mean(s.PerSecond[:s.InFront]), s.quiet(); before < 10 || after > 3 {
+		t.Errorf("the backend was asked %v times a second before, and %v after", before, after)
+	}
+	if len(s.PerSecond) != 12 || s.Took <= 0 || s.Errors > 0 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+// TestPlotIsSVG: what is drawn is XML, whatever was measured.
+func TestPlotIsSVG(t *testing.T) {
+	for _, s := range []story{
+		{Clients: 1000, PerSecond: []int{990, 1010, 1, 1, 1, 0, 1}, InFront: 2, Change: 4, Down: 5, Up: 6, Took: 0.7, By: 1, Machine: "a & b"},
+		{Clients: 1, PerSecond: []int{0, 0, 0, 0, 0}, InFront: 1, Change: 2, Down: 3, Up: 4, Errors: 1000},
+	} {
+		text := s.draw()
+		d := xml.NewDecoder(bytes.NewReader(text))
+		for {
+			if _, err := d.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("%v\n%s", err, text)
+			}
+		}
+		if strings.Contains(string(text), "NaN") || strings.Contains(string(text), "%!") || strings.Contains(string(text), "<script") {
+			t.Errorf("got %s", text)
+		}
+	}
 }

@@ -4,6 +4,7 @@
 //	go run . [-quick] [-peers] [-o file.md] [-n 9900] [-rounds 3] [-run regexp] [subject...]
 //	go run . wake
 //	go run . soak [-for 30m]
+//	go run . plot [-o ../docs/img/backend.svg]
 //
 // It prints one table: medians of the rounds, the spread in parentheses, and behind
 // it the ratio to the floor, a Caddy handler that only blocks. The goals follow, each
@@ -49,6 +50,9 @@ func main() {
 			return
 		case "soak":
 			fatal(soakCommand(os.Args[2:]))
+			return
+		case "plot":
+			fatal(plotCommand(os.Args[2:]))
 			return
 		}
 	}

@@ -122,6 +122,8 @@ func other(w http.ResponseWriter, r *http.Request) bool {
 		write(w, current.Load())
 	case r.Method == http.MethodPost && r.URL.Path == "/fail":
 		failing.Store(true)
+	case r.Method == http.MethodPost && r.URL.Path == "/recover":
+		failing.Store(false)
 	case r.Method == http.MethodPost:
 		advance()
 	case r.URL.Path == "/asked":
