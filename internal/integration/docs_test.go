@@ -24,10 +24,10 @@ const (
 	testCommand = "go test ./..."
 )
 
-// pages are README and all pages of the manual.
+// pages are README, the list of examples, and all pages of the manual.
 func pages(t *testing.T) []string {
 	t.Helper()
-	found := []string{"README.md"}
+	found := []string{"README.md", "examples/README.md"}
 	err := filepath.WalkDir("docs", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && filepath.Ext(path) == ".md" {
 			found = append(found, path)
