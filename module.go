@@ -227,9 +227,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
 		Lot: lot.New[*state.Reading](h.Bounds.Limits()),
 	}
-	if before != "" {
-		h.site.Unreached(before)
-	}
+	h.site.Reached(before)
 	h.wakes = wake.NewSet(h.site) // Cleanup needs the site and these, whatever fails from here on
 	if err := h.furnish(looks); err != nil {
 		return err
@@ -259,9 +257,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 		Public: h.Public, Vary: h.Vary, Key: h.Key, StripQuery: h.StripQuery,
 		UserAgent: "long_poll/" + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0, Local: looks.Local || len(looks.Address) > 0,
 	})
-	if unsaid {
-		h.site.Looked(looks.Address)
-	}
+	h.site.Looked(looks.Address, unsaid)
 	slots := make(tap.Slots, max(*h.MaxChecks, 1))
 	h.polls = &poll.Rules{
 		Hold: time.Duration(*h.Hold), Jitter: *h.Jitter, CheckTimeout: time.Duration(*h.CheckTimeout),
@@ -273,8 +269,8 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	}
 	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Departed: h.site.Departed}
 	h.pollers = pollers{h.site, h.wakes, &check.Checker{
-		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots,
-		Asked: ops.Asked, Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
+		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots, Asked: ops.Asked,
+		Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
 	}}
 	h.replies = &reply.Writer{
 		Rules: h.polls, Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout),
@@ -367,8 +363,7 @@ func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handle
 		r.RequestURI = r.URL.RequestURI()
 	}
 	p.Outcome = poll.Answered
-	ops.Asked()
-	h.site.Done(p) // before it may break off
+	h.site.Own(p) // before it may break off
 	return h.replies.Own(p, w, h.wakes.Seeing(p.Request, next))
 }
 
@@ -379,8 +374,7 @@ func (h *Handler) pass(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handl
 	p.Outcome = poll.Bypassed
 	p.Rewind()
 	w.Header().Set("Long-Poll", string(poll.Bypassed))
-	ops.Asked()
-	h.site.Done(p)
+	h.site.Own(p)
 	return h.wakes.Seeing(p.Request, next).ServeHTTP(w, p.Request)
 }
 

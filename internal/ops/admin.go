@@ -97,6 +97,7 @@ var processBegan = time.Now()
 type stats struct {
 	Uptime    float64           `json:"uptime"` // in seconds, as all times
 	Parked    int               `json:"parked"`
+	Streams   int64             `json:"streams"` // open now; they are among the parked
 	Resources int               `json:"resources"`
 	Requests  map[string]uint64 `json:"requests"` // by outcome
 	Checks    map[string]uint64 `json:"checks"`   // by result
@@ -141,6 +142,7 @@ func readStats() stats {
 	s := stats{
 		Uptime:    roundSeconds(time.Since(processBegan)),
 		Parked:    Live.parked(),
+		Streams:   Live.streams(),
 		Resources: Live.resources(),
 		Requests:  readByLabel(m.requests),
 		Checks:    readByLabel(m.checks),

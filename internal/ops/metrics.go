@@ -203,6 +203,12 @@ func (s *Site) logDone(p *poll.Poll) {
 	}
 }
 
+// Own counts a request that has its outcome, and asks the backend for itself.
+func (s *Site) Own(p *poll.Poll) {
+	Asked()
+	s.Done(p)
+}
+
 // Checked counts a check of r that has read now.
 func (s *Site) Checked(r *poll.Resource, now *state.Reading, took time.Duration) {
 	theMetrics.ofResult[now.Result].Inc()

@@ -195,15 +195,22 @@ func (s *Site) Unversioned(name lot.Name, status int) {
 }
 
 // Looked warns of what looks at the client's address behind the handler, so that nobody
-// shares who does not have the same.
-func (s *Site) Looked(looks []string) {
+// shares who does not have the same, if nobody has said that this is meant.
+func (s *Site) Looked(looks []string, unsaid bool) {
+	if !unsaid {
+		return
+	}
 	s.Log.Warn("the client's address is taken as key, since it is looked at behind long_poll: "+
 		"to share again, let the matcher stand on long_poll or in front of it, or say vary -client_ip", zap.Strings("looks", looks))
 }
 
-// Unreached warns of what stands in front of the handler and lets nothing through.
-func (s *Site) Unreached(by string) {
-	s.Log.Warn("long_poll is never reached: what stands in front of it lets nothing through", zap.String("in_front", by))
+// Reached warns of what stands in front of the handler and lets nothing through, if there
+// is such a thing.
+func (s *Site) Reached(unless string) {
+	if unless == "" {
+		return
+	}
+	s.Log.Warn("long_poll is never reached: what stands in front of it lets nothing through", zap.String("in_front", unless))
 }
 
 // Split warns of a request field by which many resources of one path differ, and by
