@@ -15,7 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/reply"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/wake"
@@ -334,6 +336,19 @@ func (h *Handler) warnUnheld(log *zap.Logger) {
 			zap.String("since", h.Since))
 	}
 }
+
+// The parts of the configuration, and the contracts of guest modules, as embedders
+// know them.
+type (
+	Condition     = poll.Condition
+	Probe         = check.Probe
+	Reply         = reply.Reply
+	Waker         = wake.Waker
+	PathWaker     = wake.PathWaker
+	StatusWaker   = wake.StatusWaker
+	Writes        = wake.Writes
+	WritesHandler = wake.WritesHandler
+)
 
 // Interface guards
 var (

@@ -185,19 +185,6 @@ type Handler struct {
 	shadow  *shadow.Shadow
 }
 
-// The parts of the configuration, and the contracts of guest modules, as embedders
-// know them.
-type (
-	Condition     = poll.Condition
-	Probe         = check.Probe
-	Reply         = reply.Reply
-	Waker         = wake.Waker
-	PathWaker     = wake.PathWaker
-	StatusWaker   = wake.StatusWaker
-	Writes        = wake.Writes
-	WritesHandler = wake.WritesHandler
-)
-
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
