@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -361,6 +362,8 @@ type response struct {
 	deadline time.Time  // for writes
 
 	taking chan struct{} // closed once the client takes what it is sent; nil if it does all the time
+	each   atomic.Int64  // nanoseconds that a write takes
+	breaks atomic.Bool   // somebody in front breaks off
 }
 
 func newResponse() *response { return &response{header: make(http.Header)} }
@@ -380,7 +383,10 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
-	if w.stalls() {
+	if w.breaks.Load() {
+		panic(http.ErrAbortHandler)
+	}
+	if time.Sleep(time.Duration(w.each.Load())); w.stalls() {
 		return 0, os.ErrDeadlineExceeded
 	}
 	w.mu.Lock()

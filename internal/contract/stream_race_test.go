@@ -53,6 +53,51 @@ func TestStreamSlowReader(t *testing.T) {
 	})(t)
 }
 
+// TestStreamNeverDone: a stream whose client is always behind comes to its end in time.
+func TestStreamNeverDone(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nstream_timeout 10s\ninterval 10ms")
+		var n atomic.Int64
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			n.Add(1)
+			return growing(&n)(w, r)
+		})
+		c := s.get("/", events)
+		c.w.each.Store(int64(100 * time.Millisecond))
+		c.wants("200 streamed").within(10*time.Second, 11*time.Second)
+		if s.gauge("caddy_long_poll_streams") != 0 {
+			t.Error("a stream is left")
+		}
+	})(t)
+}
+
+// TestStreamPanics: a panic on the way to a client ends its stream, and is counted.
+func TestStreamPanics(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream")
+		c, other := s.get("/", events).hears("1 state 1"), s.get("/", events).hears("1 state 1")
+		c.w.breaks.Store(true)
+		s.backend.say(tagged("2"))
+		settle(1100 * time.Millisecond)
+		other.hears("1 state 1 | 2 state 2")
+		if <-c.done; !c.broken {
+			t.Errorf("got %v; want it to be broken", c)
+		}
+		if n := s.lot.Parked(); n != 1 {
+			t.Errorf("%d are parked; want 1", n)
+		}
+		if n := s.gauge("caddy_long_poll_streams"); n != 1 {
+			t.Errorf("%v streams are open; want 1", n)
+		}
+	})(t)
+}
+
+// gauge is the value of a metric.
+func (s *site) gauge(name string) float64 {
+	s.t.Helper()
+	return gathered(s.t, ourRegistry(s.t))[name].GetMetric()[0].GetGauge().GetValue()
+}
+
 // TestStreamSweep has streams and polls side by side, in many random orders of changes,
 // wake-ups, outages, a Vary that is learnt late, clients that leave, and a reload: each
 // stream hears states that only ever grow, none twice, and at the end the last one.

@@ -273,6 +273,20 @@ func TestStreamBegins(t *testing.T) {
 			t.Errorf("the backend was asked for %q; want what the client has said", got)
 		}
 	}))
+	t.Run("a slow backend", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nheartbeat 5s\ncheck_timeout 20s")
+		s.backend.say(slowly(12*time.Second, tagged("1")))
+		c := s.get("/", events)
+		settle(4 * time.Second)
+		c.head(0)
+		settle(time.Second)
+		c.head(200, "Etag: ").hears("") // before a hop on the way finds it too long
+		settle(8 * time.Second)
+		c.hears("1 state 1")
+		if got := s.backend.checks(); got != 1 {
+			t.Errorf("the backend was asked %d times; want once", got)
+		}
+	}))
 	for _, onError := range []string{"hold", "release"} {
 		t.Run("outage, on_error "+onError, virtual(func(t *testing.T) {
 			s := newSite(t, steady+"stream\non_error "+onError)

@@ -108,10 +108,12 @@ func (h *History) Patch(has func(*State) bool) (d *Delta, base *State) {
 	return nil, nil
 }
 
-// PatchFrom is what leads from the present state of an earlier history, which a client
-// was told last, to the present one of h. It is nil where there is none.
-func (h *History) PatchFrom(earlier *History) *Delta {
-	told := earlier.states[len(earlier.states)-1].State
+// Present is the present state.
+func (h *History) Present() *State { return h.states[len(h.states)-1].State }
+
+// PatchFrom is what leads from told, which was the present state of an earlier history and
+// which a client was told, to the present one of h. It is nil where there is none.
+func (h *History) PatchFrom(told *State) *Delta {
 	for i := range len(h.states) - 1 {
 		if h.states[i].State == told {
 			return h.delta(i)

@@ -22,7 +22,7 @@ func TestHistory(t *testing.T) {
 		told = append(told, h)
 	}
 	for n, earlier := range told {
-		d, from := patchOf(h, fmt.Sprint("v", n)), h.PatchFrom(earlier)
+		d, from := patchOf(h, fmt.Sprint("v", n)), h.PatchFrom(earlier.Present())
 		if d != from {
 			t.Errorf("v%d: by its name got %v; by its history %v", n, d, from)
 		}
@@ -36,7 +36,7 @@ func TestHistory(t *testing.T) {
 	if d := patchOf(told[4], "v3"); d == nil || string(d.Patch) != `{"n":4}` {
 		t.Errorf("an earlier history leads to %v; want its own state", d)
 	}
-	if d := told[4].PatchFrom(h); d != nil {
+	if d := told[4].PatchFrom(h.Present()); d != nil {
 		t.Errorf("a history leads back: %s", d.Patch)
 	}
 	if got, want := h.Kept(), 3*len(body(0)); got != want {
@@ -52,14 +52,14 @@ func TestHistoryBack(t *testing.T) {
 	first := NewHistory(JSONPatch, named("a", 1))
 	other := first.Next(named("b", 2))
 	back := other.Next(named("a", 1))
-	if patchOf(back, "a") != nil || back.PatchFrom(first) != nil {
+	if patchOf(back, "a") != nil || back.PatchFrom(first.Present()) != nil {
 		t.Error("the present state has a patch that leads to it")
 	}
-	if d := patchOf(back, "b"); d == nil || d != back.PatchFrom(other) {
+	if d := patchOf(back, "b"); d == nil || d != back.PatchFrom(other.Present()) {
 		t.Errorf("got %v", d)
 	}
 	last := back.Next(named("c", 3))
-	if d := patchOf(last, "a"); d == nil || d != last.PatchFrom(first) || d != last.PatchFrom(back) {
+	if d := patchOf(last, "a"); d == nil || d != last.PatchFrom(first.Present()) || d != last.PatchFrom(back.Present()) {
 		t.Errorf("got %v; want one for all who have it", d)
 	}
 }
@@ -72,10 +72,10 @@ func TestHistoryAmbiguous(t *testing.T) {
 	if d := patchOf(h, "a"); d != nil {
 		t.Errorf("got %s; want none: there are two of that version", d.Patch)
 	}
-	if h.PatchFrom(one) == nil || h.PatchFrom(two) == nil || h.PatchFrom(one) == h.PatchFrom(two) {
+	if h.PatchFrom(one.Present()) == nil || h.PatchFrom(two.Present()) == nil || h.PatchFrom(one.Present()) == h.PatchFrom(two.Present()) {
 		t.Error("who was told one of them has no patch of his own")
 	}
-	if d := two.PatchFrom(one); d == nil || patchOf(two, "a") != nil {
+	if d := two.PatchFrom(one.Present()); d == nil || patchOf(two, "a") != nil {
 		t.Error("from one to the other of them there is a patch, for those who were told it")
 	}
 	h = h.Next(named("c", 4)).Next(named("d", 5)) // the first one is forgotten
@@ -84,7 +84,7 @@ func TestHistoryAmbiguous(t *testing.T) {
 	}
 	weak := NewHistory(JSONPatch, State{Version: "a", Body: body(1)})
 	h = weak.Next(named("b", 2))
-	if d := patchOf(h, "a"); d != nil || h.PatchFrom(weak) == nil {
+	if d := patchOf(h, "a"); d != nil || h.PatchFrom(weak.Present()) == nil {
 		t.Errorf("a version that names no body: got %v", d)
 	}
 }
@@ -94,11 +94,11 @@ func TestHistoryLarge(t *testing.T) {
 	large := State{Version: "a", Body: []byte(`{"a":"` + strings.Repeat("x", maxSize) + `"}`), Named: true}
 	one := NewHistory(JSONPatch, large)
 	h := one.Next(named("b", 2))
-	if h.Kept() != 0 || patchOf(h, "a") != nil || h.PatchFrom(one) != nil {
+	if h.Kept() != 0 || patchOf(h, "a") != nil || h.PatchFrom(one.Present()) != nil {
 		t.Errorf("keeps %d bytes", h.Kept())
 	}
 	h = h.Next(large).Next(named("c", 3))
-	if d := patchOf(h, "b"); d == nil || h.PatchFrom(one) != nil {
+	if d := patchOf(h, "b"); d == nil || h.PatchFrom(one.Present()) != nil {
 		t.Errorf("got %v", d)
 	}
 }
@@ -114,7 +114,7 @@ func TestHistoryOnce(t *testing.T) {
 	for i := range deltas {
 		all.Go(func() {
 			if deltas[i] = patchOf(h, "a"); i%2 == 0 {
-				deltas[i] = h.PatchFrom(first)
+				deltas[i] = h.PatchFrom(first.Present())
 			}
 			texts[i] = deltas[i].Encoded(i%2, func(patch []byte) []byte {
 				made.Add(1)

@@ -66,7 +66,7 @@ func (sp *Spot) visitOn(p *poll.Poll, w http.ResponseWriter, start func(*poll.Re
 //go:noinline
 func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
 	done := p.Request.Context().Done()
-	timer := time.NewTimer(p.TimeLeft())
+	timer := time.NewTimer(min(st.Rest(), p.TimeLeft()))
 	defer timer.Stop()
 	for {
 		v, awaited := sp.step(p, m, w, start)
@@ -75,7 +75,7 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 			if end, more := sp.tell(p, m, w, v, st); !more {
 				return end
 			}
-			if v.Kind == poll.Ready {
+			if v.Kind == poll.Ready && p.TimeLeft() > 0 {
 				continue // meanwhile there may be more to say
 			}
 			timer.Reset(min(st.Rest(), p.TimeLeft()))
@@ -90,11 +90,11 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 		case <-sp.Lot.Drained():
 			return sp.drainOn(done, m.Parked())
 		case <-timer.C:
-			switch {
-			case p.TimeLeft() <= 0:
+			if p.TimeLeft() <= 0 {
 				return poll.Verdict{Kind: poll.Expire}
-			case m.Parked() && !st.Beat():
-				return poll.Verdict{Kind: poll.Gone}
+			}
+			if end, more := sp.beat(p, m, w, st); !more {
+				return end
 			}
 			timer.Reset(min(st.Rest(), p.TimeLeft()))
 		}
@@ -126,6 +126,17 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll
 		p.Heard(v.State)
 	}
 	return v, true
+}
+
+// beat has st say a word in between, or begin before the first check has ended: a hop on
+// the way may cut what is silent for longer.
+//
+//go:noinline
+func (sp *Spot) beat(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, st Stream) (end poll.Verdict, more bool) {
+	if !m.Parked() {
+		return sp.tell(p, m, w, poll.Verdict{Kind: poll.Hold}, st)
+	}
+	return poll.Verdict{Kind: poll.Gone}, st.Beat()
 }
 
 // drainOn waits for the turn of a stream whose handler is drained.

@@ -13,25 +13,22 @@ const maxStall = 10 * time.Second
 // that all of it has been taken, and nothing before that says anything.
 const piece = 8 << 10
 
-// send writes text, and reports whether the client takes it. What is not flushed may be
-// sent later.
-func (l *line) send(text []byte) bool {
-	defer park.ForgetStall(l.ctrl)
-	for len(text) > 0 {
-		n := min(len(text), piece)
-		park.LimitStall(l.p, l.ctrl, maxStall)
-		if _, err := l.w.Write(text[:n]); err != nil {
-			return false
-		}
-		text = text[n:]
-	}
-	return true
-}
-
-// flush sends what was written, and reports whether the client takes it.
-func (l *line) flush() bool {
-	defer park.ForgetStall(l.ctrl)
+// say sends some texts, or the head alone, and reports whether the client takes them.
+func (l *line) say(texts ...[]byte) bool {
 	park.LimitStall(l.p, l.ctrl, maxStall)
+	defer park.ForgetStall(l.ctrl)
+	for _, text := range texts {
+		for more := false; len(text) > 0; more = true {
+			if more {
+				park.LimitStall(l.p, l.ctrl, maxStall)
+			}
+			n := min(len(text), piece)
+			if _, err := l.w.Write(text[:n]); err != nil {
+				return false
+			}
+			text = text[n:]
+		}
+	}
 	l.spoken = time.Now()
 	return l.ctrl.Flush() == nil
 }

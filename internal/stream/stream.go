@@ -50,7 +50,8 @@ func (sw *Writer) Follow(p *poll.Poll) {
 // outcome is [poll.Streamed] if there was a stream. Else the verdict is for others to
 // answer: [poll.Pass] too, where nobody shares what the backend says.
 func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start func(*poll.Resource)) (poll.Verdict, error) {
-	l := &line{Writer: sw, p: p, w: w, format: f}
+	l := &line{Writer: sw, p: p, w: w, format: f, spoken: time.Now()}
+	defer l.close()
 	v := sw.Spot.Follow(p, w, start, l)
 	defer park.RestartDeadlines(p, w)
 	drained := v.Kind == poll.Drain || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
@@ -65,7 +66,6 @@ func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start fun
 		return v, nil
 	}
 	l.end()
-	p.Outcome = poll.Streamed
 	return v, nil
 }
 
@@ -82,7 +82,7 @@ type line struct {
 	begun  bool
 	told   bool // the first event is out
 	spoken time.Time
-	heard  *delta.History // that of the state that the client has; nil if it has none, or one that it has named
+	heard  *delta.State // what the client has been told last; nil if nothing, or nothing that a patch can be made of
 }
 
 // Begins reports whether the stream can begin with s: an answer that is no 2xx is told as
@@ -97,7 +97,7 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 		if v.State != nil {
 			known = v.State
 		}
-		if l.begin(known, v.State != nil); !l.flush() {
+		if l.begin(known, v.State != nil); !l.say() {
 			return false
 		}
 	}
@@ -106,14 +106,16 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 	}
 	s := v.State
 	event := l.patch(s)
-	if l.heard = s.History; event == nil {
+	if event == nil {
 		event = l.event(s)
+	}
+	if l.heard = nil; s.History != nil && s.Code()/100 == 2 {
+		l.heard = s.History.Present()
 	}
 	switch {
 	case event == nil || !l.write(event):
 		return false
 	case s.Code()/100 != 2:
-		l.heard = nil
 		return s.Code() != http.StatusUnauthorized && s.Code() != http.StatusForbidden
 	}
 	return true
@@ -128,6 +130,9 @@ func (l *line) begin(s *state.Reading, present bool) {
 	header := l.w.Header()
 	if s != nil {
 		l.Replies.Admit(l.p, header)
+		for _, cookie := range s.Renewed {
+			header.Add("Set-Cookie", cookie)
+		}
 	}
 	for name := range header {
 		if httphdr.OfRepresentation(name) {
@@ -145,6 +150,7 @@ func (l *line) begin(s *state.Reading, present bool) {
 	header["Content-Type"] = []string{l.format.kind()}
 	l.Replies.Mark(l.p, header)
 	l.w.WriteHeader(http.StatusOK)
+	l.p.Told = nil // or its answer would be kept for as long as the stream lasts
 }
 
 // Rest is how long the client may be left without a byte.
@@ -159,17 +165,18 @@ func (l *line) Beat() bool {
 	if l.format == NDJSON {
 		text = sse.LineHeartbeat
 	}
-	return l.send([]byte(text)) && l.flush()
+	return l.say([]byte(text))
 }
 
 // write writes an event, the first one with what says when to come back.
 func (l *line) write(event []byte) bool {
-	if l.format == SSE && !l.told && !l.send(l.retry()) {
-		return false
+	l.Count(string(l.format))
+	if l.format == SSE && !l.told {
+		l.told = true
+		return l.say(l.retry(), event)
 	}
 	l.told = true
-	l.Count(string(l.format))
-	return l.send(event) && l.flush()
+	return l.say(event)
 }
 
 // retry says when to come back, which is not the same for all: in 1 to 5 seconds.
@@ -177,10 +184,16 @@ func (l *line) retry() []byte {
 	return sse.AppendRetry(nil, time.Second+rand.N(4*time.Second))
 }
 
-// end ends the stream, between two events.
+// end says, between two events, when to come back, if that has not been said yet.
 func (l *line) end() {
-	l.Open(-1)
 	if l.format == SSE && !l.told {
-		l.send(append(l.retry(), '\n'))
+		l.say(l.retry(), []byte{'\n'})
+	}
+}
+
+// close counts the stream no more, whatever has ended it.
+func (l *line) close() {
+	if l.begun {
+		l.Open(-1)
 	}
 }
