@@ -316,11 +316,13 @@ type pod struct {
 			SeccompProfile struct{ Type string } `yaml:"seccompProfile"`
 		} `yaml:"securityContext"`
 		Containers []container
-		Volumes    []struct {
-			Name      string
-			ConfigMap struct{ Name string } `yaml:"configMap"`
-		}
+		Volumes    []volume
 	}
+}
+
+type volume struct {
+	Name      string
+	ConfigMap struct{ Name string } `yaml:"configMap"`
 }
 
 type container struct {
@@ -396,10 +398,7 @@ func testExampleKubernetes(t *testing.T, b binary) {
 			t.Errorf("container %s has no readiness probe", c.Name)
 		}
 		for _, m := range c.VolumeMounts {
-			if !slices.ContainsFunc(p.Spec.Volumes, func(v struct {
-				Name      string
-				ConfigMap struct{ Name string } `yaml:"configMap"`
-			}) bool {
+			if !slices.ContainsFunc(p.Spec.Volumes, func(v volume) bool {
 				return v.Name == m.Name && (v.ConfigMap.Name == "" || v.ConfigMap.Name == objects["ConfigMap"].Metadata.Name)
 			}) {
 				t.Errorf("container %s mounts %s, which there is not", c.Name, m.Name)
