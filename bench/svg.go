@@ -21,7 +21,7 @@ const style = `
 	.mark { stroke-width: 1.5; stroke-dasharray: 5 3 }
 	@media (prefers-color-scheme: dark) {
 		text { fill: #f0f6fc } .page { fill: #0d1117 } .note { fill: #9198a1 }
-		.axis { stroke: #3d444d } .sent { fill: #4493f8 } .big { fill: #4493f8 }
+		.axis { stroke: #3d444d } .sent { fill: #1f6feb } .big { fill: #4493f8 }
 		.front { stroke: #ab7df8 } .front-text { fill: #ab7df8 }
 		.change { stroke: #3fb950 } .change-text { fill: #3fb950 }
 		.outage { fill: #3c1618 } .outage-text { fill: #f85149 }
