@@ -52,7 +52,8 @@ func newStreams(addr string, n int, h heard) (*streams, error) {
 			return nil, fmt.Errorf("writing preface: %w", err)
 		}
 		// A window so large that it need not be opened again.
-		if err := s.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30}); err == nil {
+		err = s.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 30})
+		if err == nil {
 			err = s.framer.WriteWindowUpdate(0, 1<<30)
 		}
 		if err != nil {
