@@ -71,7 +71,7 @@ func (p *poller) turn() {
 // fail has everybody wait on, or see what the check has failed with. A challenge that says
 // that a nonce is stale fails nobody: it has everybody come back with another one.
 func (p *poller) fail(last *poll.Snapshot, now *state.State, took time.Duration) {
-	r := &state.Reading{State: now, Result: state.Failed, Since: now.Ended, Fails: 1, Asked: p.backend.Request}
+	r := &state.Reading{State: now, Result: state.Failed, Since: now.Ended, Fails: 1, Traits: p.backend.Traits()}
 	if last.Failed() {
 		r.Fails += last.Fault.Fails
 	}
@@ -93,7 +93,7 @@ func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Durati
 	p.site.FailsNoMore(p.resource)
 	old := last.State
 	changed := old == nil || now.News
-	r := &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed), Asked: p.backend.Request}
+	r := &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed), Traits: p.backend.Traits()}
 	if !changed {
 		r.Result, r.Since = state.Unchanged, old.Since
 	}

@@ -43,6 +43,8 @@ type Backend struct {
 	abandoned <-chan struct{} // of the check that is being made
 	retries   bool            // an exchange that has failed may be made once more
 	renewed   []string        // see renew
+	traits    []share.Trait   // of the request traitsOf
+	traitsOf  *http.Request   //
 }
 
 // Backend prepares checks on behalf of p. It runs while p's request is at hand: only
@@ -108,6 +110,14 @@ func completed(of *tls.ConnectionState, public bool) *tls.ConnectionState {
 // nothing else.
 func (b *Backend) Splits() (field string, many bool) {
 	return b.c.Share.Splits.Add(b.Name, b.Request.URL.RawQuery, b.Request.Header)
+}
+
+// Traits are those of the checks. Only the poller calls it.
+func (b *Backend) Traits() []share.Trait {
+	if b.traitsOf != b.Request {
+		b.traits, b.traitsOf = share.Traits(b.Request), b.Request
+	}
+	return b.traits
 }
 
 // sharer is the check as one of those who may share.

@@ -51,7 +51,7 @@ type Reading struct {
 	Pause  time.Duration // until the next check, before jitter
 	Due    time.Time     // when the next check begins, unless something wakes it
 	Fails  int           // checks that have failed in a row
-	Asked  *http.Request // what checks are made from: never sent, never changed
+	Traits []share.Trait // of what checks carry
 
 	History *delta.History // what it was before; nil unless deltas are configured
 
