@@ -31,6 +31,7 @@ func TestIntegration(t *testing.T) {
 	caddy := buildCaddy(t)
 	for name, test := range map[string]func(*testing.T, binary){
 		"demo":                 testDemo,
+		"demo page":            testDemoPage,
 		"clients":              testClients,
 		"protocols":            testProtocols,
 		"timeouts":             testTimeouts,

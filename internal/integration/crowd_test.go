@@ -1,15 +1,11 @@
 package integration_test
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -327,48 +323,6 @@ func testOutage(t *testing.T, caddy binary) {
 	for _, p := range all {
 		p.reply.wantBody(t, `{"value":"two"}`)
 	}
-}
-
-// testDemo does what the quickstart says of the demo, on other ports.
-func testDemo(t *testing.T, caddy binary) {
-	dir := shortTempDir(t)
-	if err := os.CopyFS(filepath.Join(dir, "testdata", "demo"), os.DirFS("testdata/demo")); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "testdata", "demo", "Caddyfile")
-	config, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := freePort(t)
-	config = bytes.ReplaceAll(config, []byte(":8090"), []byte(":"+port))
-	config = bytes.ReplaceAll(config, []byte(":8091"), []byte(":"+freePort(t)))
-	if err := os.WriteFile(file, config, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "admin")
-	cmd := exec.Command(string(caddy), "run", "--config", "testdata/demo/Caddyfile")
-	cmd.Dir = dir
-	cmd.Env = append(environment(dir), "CADDY_ADMIN=unix/"+socket)
-	s := &sidecar{process: run(t, cmd), admin: adminClient(t, socket)}
-	c := newClient(t, port)
-
-	const path = "/api/order.json"
-	if page := c.get("/").want(t, 200, "").body; !strings.Contains(page, path) {
-		t.Errorf("the page does not ask for %s", path)
-	}
-	first := c.get(path, "Prefer: wait=25").want(t, 200, "answered").wantBody(t, `{"order": 42, "status": "packing"}`+"\n").
-		wantFields(t, "Cache-Control: no-cache", "Content-Type: application/json")
-	version := "If-None-Match: " + first.header.Get("ETag")
-	c.get(path, version, "Prefer: wait=1").want(t, 304, "expired")
-	p := c.poll(path, version)
-	s.waitParked(1)
-	wantWaiting(t, []*pending{p})
-	const shipped = `{"order": 42, "status": "shipped"}` + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "testdata", "demo", "backend", path), []byte(shipped), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	p.wait().want(t, 200, "changed").wantBody(t, shipped)
 }
 
 // decode undoes a content coding.

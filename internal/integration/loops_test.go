@@ -140,42 +140,10 @@ func TestDocsLoops(t *testing.T) {
 	}
 }
 
-// TestDemoPage: the page of the demo shows the order and each change, waits in between,
-// and says so when what it shows may be old.
-func TestDemoPage(t *testing.T) {
-	b := newBrowser(t)
-	site := newOrders(t)
-	site.page = read(t, "testdata/demo/page/index.html")
-	b.call("Page.navigate", map[string]any{"url": site.server.URL}, nil)
-	b.await(`packing`)
-	until(t, "it waits", func() bool { return site.parked() == 1 })
-	site.set("delivered")
-	wantText(t, b.await(`delivered`), `answered;held`, `changed;held`)
-	until(t, "it waits again", func() bool { return site.parked() == 1 })
-	if len(b.said) > 0 {
-		t.Errorf("the browser complains: %v", b.said)
-	}
-	const stale = "document.getElementById('status').classList.contains('stale')"
-	broken := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
-	site.instead.Store(&broken)
-	site.set("lost") // who waits is still told so
-	b.await(`502`)
-	if b.eval(stale) != "true" {
-		t.Error("after an error the status looks as if it were so")
-	}
-	site.set("found")
-	site.instead.Store(nil)
-	b.await(`found`)
-	if b.eval(stale) != "false" {
-		t.Error("after the error the status looks old")
-	}
-}
-
 // orders is a site with one order, behind long_poll or something else.
 type orders struct {
 	server  *httptest.Server
 	handler *handler
-	page    string // at the root
 	asked   atomic.Int64
 	instead atomic.Pointer[http.HandlerFunc] // of long_poll
 
@@ -208,11 +176,6 @@ func (o *orders) askedAt(n int) time.Time {
 func (o *orders) parked() int { return o.handler.seen.Lot.Parked() }
 
 func (o *orders) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/" {
-		w.Header().Set("Content-Type", "text/html")
-		io.WriteString(w, o.page)
-		return
-	}
 	o.mu.Lock()
 	o.times = append(o.times, time.Now())
 	o.mu.Unlock()
