@@ -103,7 +103,7 @@ func TestStream(t *testing.T) {
 		poll := s.get("/", has("1"))
 		poll.mustWait()
 		c := s.get("/", events).hears(`1 state 1`).
-			head(200, "Content-Type: text/event-stream", "Cache-Control: no-store", "X-Accel-Buffering: no", `Etag: "1"`, "Long-Poll: streamed", "Content-Length: ")
+			head(200, "Content-Type: text/event-stream", "Cache-Control: no-store", "X-Accel-Buffering: no", "Incremental: ?1", `Etag: "1"`, "Long-Poll: streamed", "Content-Length: ")
 		if text := c.heard(); strings.Count(text, "retry: ") != 1 || !strings.HasPrefix(text, "retry: ") {
 			t.Errorf("got %q; want one retry, in the first event", text)
 		}

@@ -147,6 +147,7 @@ func (l *line) begin(s *state.Reading, present bool) {
 	header.Del("Expires")
 	header["Cache-Control"] = []string{"no-store"}
 	header["X-Accel-Buffering"] = []string{"no"}
+	header["Incremental"] = []string{"?1"} // an encode in front would keep the head of lines back
 	header["Content-Type"] = []string{l.format.kind()}
 	l.Replies.Mark(l.p, header)
 	l.w.WriteHeader(http.StatusOK)
