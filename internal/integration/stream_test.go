@@ -1,0 +1,812 @@
+package integration_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestStreams has real clients hear what a backend says that has never heard of streams
+// (contract 13).
+func TestStreams(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the real binary")
+	}
+	caddy := buildCaddy(t)
+	for name, test := range map[string]func(*testing.T, binary){
+		"protocols":      testStreamProtocols,
+		"reload":         testStreamReload,
+		"slow readers":   testStreamSlowReaders,
+		"timeouts":       testStreamTimeouts,
+		"encode":         testStreamEncode,
+		"nginx":          testStreamNginx,
+		"curl":           testStreamCurl,
+		"log":            testStreamLog,
+		"browser":        testEventSource,
+		"another origin": testEventSourceOfAnotherOrigin,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, caddy)
+		})
+	}
+}
+
+// Fields of those who would rather hear than ask.
+const (
+	acceptEvents = "Accept: text/event-stream"
+	acceptLines  = "Accept: application/x-ndjson"
+)
+
+// listener is a client of a stream, and what it has heard so far.
+type listener struct {
+	t      *testing.T
+	resp   *http.Response
+	leave  context.CancelFunc
+	reused bool // it is on a connection that had another request
+	ended  chan struct{}
+
+	mu   sync.Mutex // protects what follows
+	text []byte
+	err  error // that has ended it; nil for the end of the answer
+}
+
+// listen opens a stream, and returns when its head is there.
+func (c *client) listen(path string, fields ...string) *listener {
+	c.t.Helper()
+	l := &listener{t: c.t, ended: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.leave = cancel
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { l.reused = info.Reused }})
+	r, err := http.NewRequestWithContext(ctx, "GET", c.base+path, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, field := range fields {
+		name, value, _ := strings.Cut(field, ": ")
+		r.Header.Add(name, value)
+	}
+	late := time.AfterFunc(deadline, cancel)
+	l.resp, err = c.http.Do(r)
+	if err != nil {
+		c.t.Fatalf("opening a stream: %v", err)
+	}
+	late.Stop()
+	if l.resp.Proto != c.protocol {
+		c.t.Errorf("speaking %s instead of %s", l.resp.Proto, c.protocol)
+	}
+	go func() {
+		defer close(l.ended)
+		l.hear(l.resp.Body)
+	}()
+	c.t.Cleanup(func() {
+		cancel()
+		<-l.ended
+		l.resp.Body.Close()
+	})
+	return l
+}
+
+// hear notes what comes, to its end.
+func (l *listener) hear(body io.Reader) {
+	var r io.Reader = body
+	if l.resp.Header.Get("Content-Encoding") == "gzip" {
+		unzipped, err := gzip.NewReader(body)
+		if err != nil {
+			l.note(nil, err)
+			return
+		}
+		r = unzipped
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		l.note(buf[:n], err)
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (l *listener) note(text []byte, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, text...)
+	if err != io.EOF {
+		l.err = err
+	}
+}
+
+// heard is all that has come.
+func (l *listener) heard() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text)
+}
+
+// events are those that are complete.
+func (l *listener) events() []event { return readEvents(l.heard()) }
+
+// values are what the events, or the lines, are of: what the backend has said.
+func (l *listener) values() (all []string) {
+	if l.resp.Header.Get("Content-Type") == "application/x-ndjson" {
+		text := l.heard()
+		for line := range strings.Lines(text[:strings.LastIndexByte(text, '\n')+1]) {
+			if line != "\n" {
+				all = append(all, valueOf(l.t, line))
+			}
+		}
+		return all
+	}
+	for _, e := range l.events() {
+		all = append(all, valueOf(l.t, e.data))
+	}
+	return all
+}
+
+// valueOf reads what the backend writes.
+func valueOf(t *testing.T, text string) string {
+	var state struct{ Value string }
+	if err := json.Unmarshal([]byte(text), &state); err != nil {
+		t.Errorf("got %.200q: %v", text, err)
+	}
+	return state.Value
+}
+
+// await waits until these have been heard, and no others.
+func (l *listener) await(want ...string) {
+	l.t.Helper()
+	waitUntil(l.t, func() string {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return fmt.Sprintf("heard %.500q, %v; want the values %q", l.text, l.err, want)
+	}, func() bool {
+		return strings.Join(l.values(), " ") == strings.Join(want, " ")
+	})
+}
+
+// wantEnd waits for the end of the stream, which is between two events.
+func (l *listener) wantEnd() {
+	l.t.Helper()
+	select {
+	case <-l.ended:
+	case <-time.After(deadline):
+		l.t.Fatalf("the stream does not end; heard %.500q", l.heard())
+	}
+	if l.err != nil {
+		l.t.Errorf("the stream has ended with %v", l.err)
+	}
+	l.wantWhole()
+}
+
+// wantWhole fails the test if there is a part of an event, or of a line.
+func (l *listener) wantWhole() {
+	l.t.Helper()
+	text := l.heard()
+	end := strings.TrimLeft(text[strings.LastIndex(text, "\n\n")+1:], "\n")
+	if l.resp.Header.Get("Content-Type") == "application/x-ndjson" {
+		end = text[strings.LastIndexByte(text, '\n')+1:]
+	}
+	if strings.ReplaceAll(end, ":\n", "") != "" && text != "" {
+		l.t.Errorf("the stream has ended with a part of an event: %.200q", end)
+	}
+}
+
+// event is a server-sent event.
+type event struct{ name, id, data string }
+
+// readEvents reads events as a browser does: what is not complete is not told.
+func readEvents(text string) (all []event) {
+	var e event
+	var data []string
+	for {
+		line, rest, complete := strings.Cut(text, "\n")
+		if !complete {
+			return all
+		}
+		text = rest
+		field, value, _ := strings.Cut(line, ":")
+		value = strings.TrimPrefix(value, " ")
+		switch {
+		case line == "":
+			if data != nil {
+				e.data = strings.Join(data, "\n")
+				all = append(all, e)
+			}
+			e, data = event{id: e.id}, nil
+		case field == "data":
+			data = append(data, value)
+		case field == "event":
+			e.name = value
+		case field == "id":
+			e.id = value
+		}
+	}
+}
+
+// streams is how many are open.
+func (s *sidecar) waitStreams(n int) {
+	s.t.Helper()
+	var open int
+	waitUntil(s.t, func() string { return fmt.Sprintf("%d streams are open instead of %d", open, n) }, func() bool {
+		open = s.metric("caddy_long_poll_streams")
+		return open == n
+	})
+}
+
+// testStreamProtocols does on each protocol what streams are about.
+func testStreamProtocols(t *testing.T, caddy binary) {
+	for _, protocol := range protocols {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			var status atomic.Int64
+			b := serveBackend(t, nil)
+			mux := http.NewServeMux()
+			mux.Handle("/api/", b)
+			mux.HandleFunc("/api/status", func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("WWW-Authenticate", `Basic realm="shop"`)
+				http.Error(w, "no", int(status.Load()))
+			})
+			b.kill()
+			b.listen(t, mux)
+			port := freePort(t)
+			s := caddy.start(t, "", tlsSite(port, `
+	long_poll /api/* {
+		interval 100ms
+		heartbeat 300ms
+		stream
+	}
+	reverse_proxy `+b.addr))
+			c := s.newTLSClient(t, protocol, port)
+
+			sse, ndjson := c.listen("/api/a", acceptEvents), c.listen("/api/a", acceptLines)
+			for l, kind := range map[*listener]string{sse: "text/event-stream", ndjson: "application/x-ndjson"} {
+				reply{status: l.resp.StatusCode, header: l.resp.Header}.want(t, 200, "streamed").
+					wantFields(t, "Content-Type: "+kind, "Cache-Control: no-store", "X-Accel-Buffering: no", "Incremental: ?1", `ETag: "one"`)
+				l.await("one")
+			}
+			if e := sse.events()[0]; e.id != `"one"` || e.name != "" {
+				t.Errorf("got %q", e)
+			}
+			has := c.listen("/api/a", acceptEvents, `Last-Event-ID: "one"`)
+			poll := c.poll("/api/a", `If-None-Match: "one"`)
+			s.waitParked(4)
+			s.waitStreams(3)
+			waitFor(t, "a heartbeat", func() bool { return strings.HasPrefix(has.heard(), ":\n") })
+			waitFor(t, "an empty line", func() bool { return strings.HasSuffix(ndjson.heard(), "}\n\n") })
+			b.set("two")
+			sse.await("one", "two")
+			ndjson.await("one", "two")
+			has.await("two")
+			poll.wait().want(t, 200, "changed")
+
+			// Who leaves is gone, and the others are not disturbed.
+			has.leave()
+			s.waitStreams(2)
+			b.set("three")
+			sse.await("one", "two", "three")
+			ndjson.await("one", "two", "three")
+
+			// What is no state is told as it is.
+			for _, code := range []int{401, 404} {
+				status.Store(int64(code))
+				c.get("/api/status", acceptEvents).want(t, code, "answered").wantBody(t, "no\n").
+					wantFields(t, `WWW-Authenticate: Basic realm="shop"`, "Content-Type: text/plain; charset=utf-8")
+			}
+
+			// An outage is waited out, by those who come during it too.
+			b.kill()
+			waitFor(t, "the outage", func() bool { return s.metric(`caddy_long_poll_checks_total{result="failed"}`) > 0 })
+			late := c.listen("/api/late", acceptEvents)
+			b.set("four")
+			b.listen(t, mux)
+			sse.await("one", "two", "three", "four")
+			ndjson.await("one", "two", "three", "four")
+			late.await("four")
+
+			s.exit(t)
+			for _, l := range []*listener{sse, ndjson, late} {
+				l.wantEnd()
+			}
+		})
+	}
+}
+
+// testStreamReload reloads Caddy while large bodies change: no stream ends within an
+// event, and who comes back has missed nothing that it could have heard.
+func testStreamReload(t *testing.T, caddy binary) {
+	var n atomic.Int64
+	padding := strings.Repeat(`"0123456789",`+"\n", 20000) // 280 KB
+	b := serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		now := n.Load()
+		w.Header().Set("ETag", fmt.Sprintf(`"%d"`, now))
+		fmt.Fprintf(w, `{"value":"%d","padding":[%s%d]}`, now, padding, now)
+	}))
+	port := freePort(t)
+	sites := tlsSite(port, `
+	long_poll {
+		interval 20ms
+		stream
+	}
+	reverse_proxy `+b.addr)
+	s := caddy.start(t, "", sites)
+	stop := make(chan struct{})
+	var changes, ended sync.WaitGroup
+	changes.Go(func() {
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				n.Add(1)
+			case <-stop:
+				return
+			}
+		}
+	})
+	const reloads = 3
+	var began atomic.Int64 // reloads, and one more at the end
+	for _, protocol := range protocols {
+		for _, accept := range []string{acceptEvents, acceptLines} {
+			c := s.newTLSClient(t, protocol, port)
+			ended.Go(func() {
+				last, id := -1, ""
+				for round := range int64(reloads + 1) {
+					fields := []string{accept}
+					if id != "" {
+						fields = append(fields, "Last-Event-ID: "+id)
+					}
+					l := c.listen("/", fields...)
+					waitFor(t, "two states", func() bool { return strings.Count(l.heard(), "value") >= 2 })
+					began.Add(1)
+					l.wantEnd()
+					for _, value := range l.values() {
+						var number int
+						fmt.Sscan(value, &number)
+						if number <= last {
+							t.Errorf("round %d: got %d after %d", round, number, last)
+						}
+						last = number
+					}
+					if accept == acceptEvents {
+						all := l.events()
+						id = all[len(all)-1].id
+						if id != fmt.Sprintf(`"%d"`, last) {
+							t.Errorf("the last id is %s; want that of %d", id, last)
+						}
+					}
+				}
+			})
+		}
+	}
+	for round := range int64(reloads + 1) {
+		waitUntil(t, func() string { return fmt.Sprintf("%d streams have begun", began.Load()) }, func() bool { return began.Load() == 6*(round+1) })
+		if round < reloads {
+			s.reload(t, sites)
+		} else {
+			s.exit(t)
+		}
+	}
+	ended.Wait()
+	close(stop)
+	changes.Wait()
+}
+
+// testStreamSlowReaders has clients take little, and nothing at all, of 200 changes.
+func testStreamSlowReaders(t *testing.T, caddy binary) {
+	const changes, size = 200, 128 << 10
+	var n atomic.Int64
+	padding := strings.Repeat("x", size)
+	b := serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", fmt.Sprintf(`"%d"`, n.Load()))
+		fmt.Fprintf(w, `{"value":"%d","padding":%q}`, n.Load(), padding)
+	}))
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, `
+	long_poll {
+		interval 20ms
+		stream
+	}
+	reverse_proxy `+b.addr))
+	c := newClient(t, port)
+	fast, slow, dead := c.listen("/", acceptEvents), dialSmall(t, port), dialSmall(t, port)
+	s.waitStreams(3)
+	events := func() int { return s.metric(`caddy_long_poll_events_total{format="sse"}`) }
+	waitFor(t, "the first events", func() bool { return events() >= 3 })
+
+	var heard bytes.Buffer // by the slow one: a quarter of a state for each change
+	for i := 1; i <= changes; i++ {
+		n.Store(int64(i))
+		mark := fmt.Sprintf(`"value":"%d"`, i)
+		waitUntil(t, func() string { return fmt.Sprintf("the fast one does not hear of %d", i) }, func() bool {
+			fast.mu.Lock()
+			defer fast.mu.Unlock()
+			return bytes.Contains(fast.text[max(0, len(fast.text)-2*size):], []byte(mark))
+		})
+		slow.SetReadDeadline(time.Now().Add(deadline))
+		if _, err := io.CopyN(&heard, slow, size/4); err != nil {
+			t.Fatalf("reading slowly: %v", err)
+		}
+	}
+	waitFor(t, "the last event", func() bool { return len(fast.values()) == changes+1 })
+	for i, value := range fast.values() {
+		if value != fmt.Sprint(i) {
+			t.Fatalf("event %d of the fast one is %s", i, value)
+		}
+	}
+
+	// The slow one gets to the last state, and not by each of them.
+	slow.SetReadDeadline(time.Now().Add(deadline))
+	last := []byte(fmt.Sprintf(`"value":"%d"`, changes))
+	buf := make([]byte, 64<<10)
+	for !bytes.Contains(heard.Bytes()[max(0, heard.Len()-2*size):], last) || !bytes.HasSuffix(heard.Bytes(), []byte("\n\n\r\n")) {
+		k, err := slow.Read(buf)
+		if heard.Write(buf[:k]); err != nil {
+			t.Fatalf("reading slowly: %v", err)
+		}
+	}
+	if told := bytes.Count(heard.Bytes(), []byte(`"value":`)); told > changes*3/4 {
+		t.Errorf("the slow one was told %d of %d states", told, changes)
+	}
+
+	// The dead one is cut, and has heard the first states and the beginning of another.
+	s.waitStreams(2)
+	dead.SetReadDeadline(time.Now().Add(deadline))
+	rest, _ := io.ReadAll(dead)
+	if told := bytes.Count(rest, []byte(`"value":`)); told == 0 || told > changes/2 {
+		t.Errorf("the dead one was told %d of %d states", told, changes)
+	}
+	if got := s.outcomes("streamed"); got != 1 {
+		t.Errorf("%d have ended as streamed; want the dead one", got)
+	}
+}
+
+// dialSmall opens a stream on a connection that takes little at a time.
+func dialSmall(t *testing.T, port string) net.Conn {
+	t.Helper()
+	dialer := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if e := raw.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) }); e != nil {
+			return e
+		}
+		return err
+	}}
+	conn, err := dialer.Dial("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if _, err := fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: 127.0.0.1:%s\r\n%s\r\n\r\n", port, acceptEvents); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// testStreamTimeouts has streams last for longer than the server lets anything last: none
+// is cut, nor is what comes next on the connection.
+func testStreamTimeouts(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	var options, sites strings.Builder
+	ports := make(map[string]string)
+	for name, timeouts := range map[string]string{
+		"write":                 "write 1s",
+		"write idle":            "write_idle 1s 10000",
+		"all":                   "write 1s\nwrite_idle 1s 10000\nread_body 1s\nread_body_idle 1s 10000\nread_header 1s\nidle 5s",
+		"the timeouts handler":  "idle 5m",
+		"the handler and write": "write 1s\nread_body 1s",
+	} {
+		port := freePort(t)
+		ports[name] = port
+		fmt.Fprintf(&options, "\tservers 127.0.0.1:%s {\n\t\ttimeouts {\n%s\n\t\t}\n\t}\n", port, timeouts)
+		var handler string
+		if strings.Contains(name, "handler") {
+			handler = "\ttimeouts {\n\t\twrite_timeout 1s 10000\n\t\tread_timeout 1s 10000\n\t}\n"
+		}
+		sites.WriteString(tlsSite(port, handler+`
+	long_poll /api/* {
+		hold 2m 0%
+		interval 100ms
+		stream
+		stream_timeout 4s
+	}
+	reverse_proxy `+b.addr))
+	}
+	s := caddy.start(t, options.String(), sites.String())
+	type open struct {
+		name string
+		c    *client
+		*listener
+	}
+	var all []open
+	for name, port := range ports {
+		for _, protocol := range protocols {
+			c := s.newTLSClient(t, protocol, port)
+			for _, accept := range []string{acceptEvents, acceptLines} {
+				all = append(all, open{name + ", " + protocol + ", " + accept, c, c.listen("/api/a", accept)})
+			}
+		}
+	}
+	for _, o := range all {
+		o.await("one")
+	}
+	// Longer than any of the timeouts, which is not to be seen from outside.
+	silence := time.NewTimer(2500 * time.Millisecond)
+	defer silence.Stop()
+	<-silence.C
+	b.set("two")
+	for _, o := range all {
+		t.Run(o.name, func(t *testing.T) {
+			o.t = t
+			o.wantEnd() // at its stream_timeout
+			if got := strings.Join(o.values(), " "); got != "one two" {
+				t.Errorf("heard %s; want one two", got)
+			}
+		})
+	}
+	b.set("three")
+	var next []open
+	for _, o := range all {
+		o.resp.Body.Close()
+		l := o.c.listen("/api/a", acceptEvents)
+		if !l.reused && o.c.protocol != "HTTP/3.0" { // which does not say so
+			t.Errorf("%s: the next request is on another connection", o.name)
+		}
+		next = append(next, open{o.name, o.c, l})
+	}
+	for _, o := range next {
+		o.wantEnd()
+		if got := strings.Join(o.values(), " "); got != "three" {
+			t.Errorf("%s: then heard %s; want three", o.name, got)
+		}
+	}
+	for _, o := range all {
+		o.c.get("/other").want(t, 200, "")
+	}
+}
+
+// testStreamEncode has `encode` in front of streams: they come when they are told all the
+// same.
+func testStreamEncode(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	caddy.start(t, "", site(port, `
+	route {
+		encode {
+			gzip
+			minimum_length 1
+			match {
+				header Content-Type text/*
+				header Content-Type application/x-ndjson*
+			}
+		}
+		long_poll {
+			interval 100ms
+			heartbeat 10m
+			stream
+		}
+		reverse_proxy `+b.addr+`
+	}`))
+	c := newClient(t, port)
+	var all []*listener
+	for _, accept := range []string{acceptEvents, acceptLines} {
+		for _, encoding := range []string{"Accept-Encoding: gzip", "Accept-Encoding: identity"} {
+			all = append(all, c.listen("/", accept, encoding))
+			// Its head comes though there is nothing to tell.
+			c.listen("/", accept, encoding, `Last-Event-ID: "one"`)
+		}
+	}
+	var want []string
+	for _, value := range []string{"one", "two", "three"} {
+		b.set(value)
+		want = append(want, value)
+		for _, l := range all {
+			l.await(want...)
+		}
+	}
+	if all[0].resp.Header.Get("Content-Encoding") != "gzip" {
+		t.Error("nothing is compressed: the test is of no use")
+	}
+}
+
+// testStreamNginx has an nginx in front with its defaults, which keep back what an
+// upstream says.
+func testStreamNginx(t *testing.T, caddy binary) {
+	path, err := exec.LookPath("nginx")
+	if err != nil {
+		if path, err = exec.LookPath("/usr/sbin/nginx"); err != nil {
+			t.Skip("nginx is not installed: streams behind it are not tested")
+		}
+	}
+	b := serveBackend(t, nil)
+	port, front := freePort(t), freePort(t)
+	s := caddy.start(t, "", site(port, `
+	long_poll /api/* {
+		interval 100ms
+		heartbeat 300ms
+		stream
+	}
+	reverse_proxy `+b.addr))
+	dir := shortTempDir(t)
+	file := filepath.Join(dir, "nginx.conf")
+	if err := os.WriteFile(file, []byte(fmt.Sprintf(`
+daemon off;
+master_process off;
+pid %[1]s/pid;
+error_log stderr;
+events {}
+http {
+	access_log off;
+	client_body_temp_path %[1]s/body;
+	proxy_temp_path %[1]s/proxy;
+	fastcgi_temp_path %[1]s/fastcgi;
+	uwsgi_temp_path %[1]s/uwsgi;
+	scgi_temp_path %[1]s/scgi;
+	server {
+		listen 127.0.0.1:%[2]s;
+		location / {
+			proxy_pass http://127.0.0.1:%[3]s;
+		}
+		location /api/http1.1/ {
+			proxy_pass http://127.0.0.1:%[3]s;
+			proxy_http_version 1.1;
+		}
+	}
+}
+`, dir, front, port)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, "-c", file, "-p", dir)
+	var said journal
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	waitUntil(t, func() string { return "nginx does not listen: " + said.String() }, func() bool {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+front)
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	})
+	c := newClient(t, front)
+	c.get("/other").want(t, 200, "")
+	var all []*listener
+	for _, path := range []string{"/api/http1.0/", "/api/http1.1/"} {
+		for _, accept := range []string{acceptEvents, acceptLines} {
+			all = append(all, c.listen(path, accept))
+		}
+	}
+	has := c.listen("/api/http1.0/", acceptEvents, `Last-Event-ID: "one"`)
+	waitFor(t, "a heartbeat", func() bool { return strings.HasPrefix(has.heard(), ":\n") })
+	var want []string
+	for _, value := range []string{"one", "two", "three"} {
+		b.set(value)
+		want = append(want, value)
+		for _, l := range all {
+			l.await(want...)
+		}
+	}
+	for _, l := range all {
+		l.leave()
+	}
+	has.leave()
+	s.waitStreams(0)
+}
+
+// testStreamCurl has curl say what it hears at once.
+func testStreamCurl(t *testing.T, caddy binary) {
+	path, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("curl is not installed: it is not tested as a client of streams")
+	}
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", tlsSite(port, `
+	long_poll {
+		interval 100ms
+		stream
+	}
+	reverse_proxy `+b.addr))
+	s.newTLSClient(t, "HTTP/2.0", port) // waits for the certificate
+	type run struct {
+		said journal
+		cmd  *exec.Cmd
+		want string
+	}
+	var all []*run
+	for _, version := range []string{"--http1.1", "--http2"} {
+		for accept, want := range map[string]string{acceptEvents: "data: %s\n\n", acceptLines: "%s\n"} {
+			r := &run{cmd: exec.Command(path, "-N", "-s", "-k", version, "-H", accept, "https://localhost:"+port+"/"), want: want}
+			r.cmd.Stdout = &r.said
+			if err := r.cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, r)
+		}
+	}
+	t.Cleanup(func() {
+		for _, r := range all {
+			r.cmd.Process.Kill()
+			r.cmd.Wait()
+		}
+	})
+	for _, value := range []string{"one", "two", "three"} {
+		b.set(value)
+		for _, r := range all {
+			waitUntil(t, func() string { return fmt.Sprintf("%q says %q; want %s", r.cmd.Args, r.said.String(), value) }, func() bool {
+				return strings.HasSuffix(r.said.String(), fmt.Sprintf(r.want, fmt.Sprintf(`{"value":%q}`, value)))
+			})
+		}
+	}
+}
+
+// testStreamLog reads the access log: a stream is one request, of the outcome streamed,
+// whoever has ended it.
+func testStreamLog(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, `
+	log
+	log_append outcome {lp.outcome}
+	log_append held {lp.held}
+	long_poll {
+		hold 2m 0%
+		interval 100ms
+		stream
+		stream_timeout 1s
+		max_parked 3
+	}
+	reverse_proxy `+b.addr))
+	c := newClient(t, port)
+	c.listen("/over", acceptEvents).wantEnd()
+	left := c.listen("/left", acceptLines)
+	left.await("one")
+	left.leave()
+	s.waitStreams(0)
+	full := []*listener{c.listen("/full", acceptEvents), c.listen("/full", acceptEvents), c.listen("/full", acceptEvents)}
+	c.get("/refused", acceptEvents).want(t, 503, "refused")
+	for _, l := range full {
+		l.wantEnd()
+	}
+	drained := c.listen("/drained", acceptEvents)
+	s.exit(t)
+	drained.wantEnd()
+	wants := map[string]string{"/over": "streamed", "/left": "streamed", "/full": "streamed", "/refused": "refused", "/drained": "streamed"}
+	entries := s.logs.entries("handled request")
+	if len(entries) != 7 {
+		t.Errorf("there are %d entries instead of 7", len(entries))
+	}
+	for _, entry := range entries {
+		uri := entry["request"].(map[string]any)["uri"].(string)
+		held := fmt.Sprint(entry["held"])
+		if entry["outcome"] != wants[uri] {
+			t.Errorf("%s: got outcome %q", uri, entry["outcome"])
+		}
+		var seconds float64
+		if _, err := fmt.Sscan(held, &seconds); err != nil {
+			t.Errorf("%s: held is %q", uri, held)
+		}
+		if (uri == "/over" || uri == "/full") && seconds < 0.9 {
+			t.Errorf("%s: held for %v seconds; want 1", uri, seconds)
+		}
+	}
+}
