@@ -9,6 +9,7 @@ require (
 	github.com/hashicorp/go-hclog v1.5.0
 	github.com/hashicorp/nomad/api v0.0.0-20260907080526-08ef8f3d26da
 	github.com/open-policy-agent/opa v1.22.3
+	github.com/tmaxmax/go-sse v0.11.0
 	go.etcd.io/etcd/client/v2 v2.305.35
 	gopkg.in/telebot.v3 v3.3.8
 )
