@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +18,7 @@ type poll struct {
 	method, path string
 	tag, since   string // If-None-Match and If-Modified-Since, as the last answer has them
 	wait         string // in seconds, as Prefer says; empty for nothing said
+	accept       string // a media type; empty for any
 }
 
 // answer is what a client got.
@@ -35,7 +37,8 @@ type clients interface {
 	close()
 }
 
-// heard is called with each complete answer, on a few goroutines.
+// heard is called with each complete answer, or each event of a stream, on a few
+// goroutines.
 type heard func(i int, a answer)
 
 // crowd is clients of HTTP/1.1, one connection each, without a goroutine or a
@@ -53,6 +56,7 @@ type conn struct {
 	fd   int
 	head []byte // an answer that is not complete
 	left int    // bytes of its body that are still to come
+	open bool   // it is a stream of events
 	a    answer // what is known of it
 }
 
@@ -120,7 +124,8 @@ func (l *loop) add(fd, i int) error {
 
 func (c *crowd) ask(i int, p poll) error {
 	text := make([]byte, 0, 256)
-	text = fmt.Appendf(text, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: */*\r\n", p.method, p.path, c.host)
+	text = fmt.Appendf(text, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nAccept: %s\r\n", p.method, p.path, c.host, cmp.Or(p.accept, "*/*"))
+	c.conns[i].open = p.accept == eventStream
 	if p.tag != "" {
 		text = fmt.Appendf(text, "If-None-Match: %s\r\n", p.tag)
 	}
@@ -168,6 +173,10 @@ func (c *crowd) read(l *loop) {
 // take takes what client i has received: of one answer, for it has asked once.
 func (c *crowd) take(i int, got []byte) {
 	k := &c.conns[i]
+	if k.open {
+		c.listen(i, got)
+		return
+	}
 	if k.left == 0 {
 		if len(k.head) > 0 {
 			k.head = append(k.head, got...)
@@ -186,6 +195,29 @@ func (c *crowd) take(i int, got []byte) {
 	if k.left <= 0 {
 		k.left = 0
 		c.heard(i, k.a)
+	}
+}
+
+// listen takes what client i has received of a stream, and tells its last event that is
+// complete. Whatever the framing is, it does not look like an event.
+func (c *crowd) listen(i int, got []byte) {
+	k := &c.conns[i]
+	if len(k.head) > 0 {
+		got = append(k.head, got...)
+	}
+	if head, ok := bytes.CutPrefix(got, []byte("HTTP/1.1 ")); ok && len(head) >= 3 {
+		k.a.status, _ = strconv.Atoi(string(head[:3]))
+	}
+	begin, end := bytes.LastIndex(got, []byte("data: {")), bytes.LastIndex(got, []byte("\n\n"))
+	switch {
+	case begin >= 0 && end > begin:
+		k.head = nil
+		k.a.version = versionOf(got[begin+len("data: "):])
+		c.heard(i, k.a)
+	case begin >= 0 || bytes.Contains(got, []byte("HTTP/1.1 ")) && end < 0:
+		k.head = bytes.Clone(got)
+	default:
+		k.head = nil // a heartbeat
 	}
 }
 

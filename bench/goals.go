@@ -30,6 +30,13 @@ func beside(scenario, measure, other string) func(t *table) (float64, bool) {
 	}
 }
 
+// across is the ratio of two figures of long_poll, in two scenarios of the same rounds.
+func across(scenario, measure, other, with string) func(t *table) (float64, bool) {
+	return func(t *table) (float64, bool) {
+		return compare(t.cells[cell{scenario, measure, "long_poll"}], t.cells[cell{other, with, "long_poll"}], ratio)
+	}
+}
+
 var goals = []goal{
 	{"backend requests per second while all wait for one resource with interval 1s", of("one", waitAsks), 1.05, 0},
 	{"backend requests at a change, one of the interval among them if it is due", of("one", freeAsks), 2, 0},
@@ -61,6 +68,12 @@ var goals = []goal{
 	{"the same without an ETag of the backend's, B", of("get-untagged", kept), 32, 0},
 	{"backend requests per pause and resource in an outage, one resource", of("outage", outageAsks), 1, 0},
 	{"the same, ten resources", of("outage10", outageAsks), 1, 0},
+	{"memory per stream, to that of a parked request", across("streams", memory, "one", memory), 1, 0},
+	{"the same after events", across("streams", eventful, "one", memory), 1, 0},
+	{"memory per stream after events, to that of the floor's", against("streams", eventful, "floor", ratio), 1.1, 0},
+	{"CPU per event, to that of a release", across("streams", eventCPU, "one", freeCPU), 1, 0},
+	{"CPU per event, to that of the floor", against("streams", eventCPU, "floor", ratio), 1.1, 0},
+	{"event p99, to that of the floor", against("streams", eventP99, "floor", ratio), 1.1, 0},
 	{"memory that 1 MiB to each of all takes, MiB", of("big", growth), 100, 0},
 }
 

@@ -56,7 +56,7 @@ http {
 	nchan_shared_memory_size 256m;
 	server {
 		listen %[3]s backlog=4096%[4]s;
-		location / { nchan_subscriber longpoll; nchan_channel_id r; }
+		location / { nchan_subscriber longpoll eventsource; nchan_channel_id r; }
 	}
 	server {
 		listen %[5]s;

@@ -73,6 +73,17 @@ const (
 	outageCPU  = "CPU per request, outage"
 
 	growth = "peak memory growth"
+
+	opening  = "streams opened"
+	openCPU  = "CPU per stream opened"
+	eventful = "memory each, after events"
+	silence  = "CPU, all silent"
+	beatless = "CPU, all silent, without heartbeats"
+	eventP50 = "event, p50"
+	eventP99 = "event, p99"
+	eventEnd = "event, last"
+	eventCPU = "CPU per event"
+	eventAsk = "backend requests at an event"
 )
 
 var parking = []measure{
@@ -183,6 +194,19 @@ var scenarios = []scenario{
 	gets("get-untagged", "the same without an ETag of the backend's", true, true),
 	gets("get-same", "ordinary GETs of 1 KiB, all to one URL, with an ETag", false, false),
 	gets("get-same-untagged", "the same without an ETag of the backend's", false, true),
+	{
+		name: "streams",
+		title: func(o options) string {
+			return fmt.Sprintf("%d streams of events on one resource, a heartbeat every %v", o.n, o.beat())
+		},
+		without: []string{"polling", "pushpin"},
+		measures: []measure{
+			{memory, "KiB", false}, {eventful, "KiB", false}, {live, "KiB", false}, {idle, "%", false}, {silence, "%", false}, {beatless, "%", false},
+			{opening, "1/s", true}, {openCPU, "us", false},
+			{eventP50, "ms", false}, {eventP99, "ms", false}, {eventEnd, "ms", false}, {eventCPU, "us", false}, {eventAsk, "", false}, {lost, "", false},
+		},
+		run: streaming,
+	},
 	outageOf("outage", 1),
 	outageOf("outage10", 10),
 	{

@@ -43,6 +43,7 @@ type spec struct {
 type version struct {
 	number  int64
 	body    []byte
+	event   []byte // the same, as a server-sent event
 	changed chan struct{}
 }
 
@@ -55,7 +56,9 @@ var (
 )
 
 func newVersion(n int64) *version {
-	return &version{number: n, body: body(n, bodySize), changed: make(chan struct{})}
+	v := &version{number: n, body: body(n, bodySize), changed: make(chan struct{})}
+	v.event = fmt.Appendf(nil, "id: %s\ndata: %s\n\n", tag(n), v.body)
+	return v
 }
 
 // advance makes the next version.
@@ -72,6 +75,10 @@ func block(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	v := current.Load()
+	if r.Header.Get("Accept") == eventStream {
+		follow(w, r, v)
+		return
+	}
 	if r.Header.Get("If-None-Match") == tag(v.number) {
 		select {
 		case <-v.changed:
@@ -81,6 +88,25 @@ func block(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	write(w, v)
+}
+
+const eventStream = "text/event-stream"
+
+// follow writes each version from v on, and flushes.
+func follow(w http.ResponseWriter, r *http.Request, v *version) {
+	w.Header()["Content-Type"] = []string{eventStream}
+	ctrl := http.NewResponseController(w)
+	for {
+		if _, err := w.Write(v.event); err != nil || ctrl.Flush() != nil {
+			return
+		}
+		select {
+		case <-v.changed:
+			v = current.Load()
+		case <-r.Context().Done():
+			return
+		}
+	}
 }
 
 // plain answers a poll at once, and knows nothing of waiting.
