@@ -321,6 +321,9 @@ func (h *Handler) stream(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Han
 	switch {
 	case p.Outcome != "":
 		h.site.Done(p)
+		if err == http.ErrAbortHandler {
+			panic(err)
+		}
 		return err
 	case v.Kind == poll.Pass:
 		return h.pass(p, w, next)

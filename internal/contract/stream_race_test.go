@@ -43,7 +43,9 @@ func TestStreamSlowReader(t *testing.T) {
 		goOn()
 		slow.hears("0 0 | 1 1 | 200 200") // 1 was on its way
 		dead.wants("200 streamed").within(10*time.Second, 10100*time.Millisecond)
-		dead.hears("0 0")
+		if dead.hears("0 0"); !dead.broken {
+			t.Error("what was cut ends as if it were whole")
+		}
 		if d := slow.w.writeDeadline(); !d.IsZero() {
 			t.Errorf("the deadline is %v; want none between two events", d)
 		}

@@ -24,11 +24,13 @@ func (l *line) say(texts ...[]byte) bool {
 			}
 			n := min(len(text), piece)
 			if _, err := l.w.Write(text[:n]); err != nil {
+				l.cut = true
 				return false
 			}
 			text = text[n:]
 		}
 	}
 	l.spoken = time.Now()
-	return l.ctrl.Flush() == nil
+	l.cut = l.ctrl.Flush() != nil
+	return !l.cut
 }

@@ -48,7 +48,8 @@ func (sw *Writer) Follow(p *poll.Poll) {
 
 // Serve tells the client of p each change. start has a resource checked on behalf of p. The
 // outcome is [poll.Streamed] if there was a stream. Else the verdict is for others to
-// answer: [poll.Pass] too, where nobody shares what the backend says.
+// answer: [poll.Pass] too, where nobody shares what the backend says. [http.ErrAbortHandler]
+// is of a stream that was cut, and that must not look as if it had ended between two events.
 func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start func(*poll.Resource)) (poll.Verdict, error) {
 	l := &line{Writer: sw, p: p, w: w, format: f, spoken: time.Now()}
 	defer l.close()
@@ -65,7 +66,9 @@ func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start fun
 	case !l.begun:
 		return v, nil
 	}
-	l.end()
+	if l.end(); l.cut {
+		return v, http.ErrAbortHandler
+	}
 	return v, nil
 }
 
@@ -81,6 +84,7 @@ type line struct {
 	format Format
 	begun  bool
 	told   bool // the first event is out
+	cut    bool // its client has not taken all of what it was told
 	spoken time.Time
 	heard  *delta.State // what the client has been told last; nil if nothing, or nothing that a patch can be made of
 }
@@ -187,7 +191,7 @@ func (l *line) retry() []byte {
 
 // end says, between two events, when to come back, if that has not been said yet.
 func (l *line) end() {
-	if l.format == SSE && !l.told {
+	if l.format == SSE && !l.told && !l.cut {
 		l.say(l.retry(), []byte{'\n'})
 	}
 }
