@@ -59,6 +59,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //
 //	long_poll [<matcher>] [<hold>] {
 //	    hold          <duration> [<jitter>%]
+//	    hold          auto [<max>] [<jitter>%]
 //	    wait          <value> [s|ms]
 //	    since         <value> [unset <literal>...]
 //	    version       <value>
@@ -100,13 +101,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 // wake, hold_while, vary, ignore_match and header may be repeated.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
-	hold := directive.Each(directive.Pointer(&h.Hold, directive.Duration), directive.Pointer(&h.Jitter, directive.Percent))
 	return directive.Table{
 		Name:   "long_poll",
-		Line:   directive.Subdirective{Args: "[<matcher>] [<hold>]", Max: 1, Set: hold},
+		Line:   directive.Subdirective{Args: "[<matcher>] [<hold>]", Max: 1, Set: duration(&h.Hold)},
 		LineIs: "hold",
 		Block: directive.Join(h.Bounds.Subdirectives(), h.Options.Subdirectives(), h.Answers.Subdirectives(), directive.Block{
-			"hold":          {Args: "<duration> [<jitter>%]", Min: 1, Max: 2, Set: hold},
+			"hold":          {Args: "<duration> [<jitter>%], or auto [<max>] [<jitter>%]", Min: 1, Max: 3, Set: h.setHold},
 			"wait":          {Args: "<value> [s|ms]", Min: 1, Max: 2, Set: directive.Each(text(&h.Wait), text(&h.WaitUnit))},
 			"since":         {Args: "<value> [unset <literal>...]", Min: 1, Max: directive.Many, Set: h.setSince},
 			"version":       {Args: "<value>", Min: 1, Max: 1, Set: text(&h.Version)},
@@ -151,6 +151,19 @@ func (h *Handler) unmarshalWake(d *caddyfile.Dispenser) error {
 	}
 	h.WakeRaw = append(h.WakeRaw, caddyconfig.JSONModuleObject(waker, "waker", name, nil))
 	return nil
+}
+
+func (h *Handler) setHold(args []string) error {
+	set := []func(args []string) error{duration(&h.Hold), directive.Pointer(&h.Jitter, directive.Percent)}
+	if h.HoldAuto = args[0] == "auto"; h.HoldAuto {
+		if args = args[1:]; len(args) > 0 && strings.HasSuffix(args[0], "%") {
+			set = set[1:]
+		}
+	}
+	if len(args) > len(set) {
+		return fmt.Errorf("surplus argument %q", args[len(set)])
+	}
+	return directive.Each(set...)(args)
 }
 
 func (h *Handler) setSince(args []string) error {

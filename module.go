@@ -45,8 +45,10 @@ import (
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/behind"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/cli"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/line"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
@@ -63,6 +65,8 @@ import (
 
 func init() {
 	caddy.RegisterModule(new(Handler))
+	cli.Register(Version)
+	ops.Built(Version)
 }
 
 // Version is that of the module, in the User-Agent of checks that are nobody's.
@@ -76,6 +80,10 @@ type Handler struct {
 	// How long a request may be parked: shorter than what the most impatient hop between
 	// client and Caddy allows a silent connection. A client can ask for less. Default: 25s.
 	Hold *caddy.Duration `json:"hold,omitempty"`
+
+	// Keep a tenth below the age at which something on the way cuts silent connections,
+	// once that is known; `hold` is then the most, and what it begins with.
+	HoldAuto bool `json:"hold_auto,omitempty"`
 
 	// By up to how many percent, at random, that time is shortened, so that clients that
 	// were parked together do not come back together. 0 to 100. Default: 10.
@@ -211,7 +219,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.Probe.Method = http.MethodGet
 	}
 	h.site = &ops.Site{
-		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
+		Line: line.New(time.Duration(*h.Hold), h.HoldAuto), Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
 		Lot: lot.New[*state.Reading](h.Bounds.Limits()),
 	}
 	h.site.Reached(before)
@@ -252,7 +260,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 		Linger: time.Duration(*h.Linger), Freshness: time.Duration(h.Freshness),
 		MaxBody: *h.MaxBody, Methods: h.Methods, Wait: h.Wait, WaitUnit: h.WaitUnit, Since: h.Since, Unset: h.Unset,
 		Version: h.Version, HoldWhile: h.HoldWhile, ParkUnnamed: h.Unversioned == "park", OnlyAsked: h.Polls == "asked", Release: h.OnError == "release",
-		Share: sharing, State: answers,
+		Share: sharing, State: answers, Line: h.site.Line,
 	}
 	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Departed: h.site.Departed}
 	h.pollers = pollers{h.site, h.wakes, &check.Checker{

@@ -100,6 +100,8 @@ type stats struct {
 	Wakes     map[string]uint64 `json:"wakes"`
 	WakersUp  map[string]bool   `json:"wakers_up"`
 	Outages   []outageStats     `json:"outages"`
+	Cut       float64           `json:"cut_seconds"`
+	Cuts      []cutStats        `json:"cuts"`
 	Shadow    shadowStats       `json:"shadow"`
 	Asked     uint64            `json:"backend_requests"`
 	Bounds    []boundStats      `json:"bounds"`
@@ -144,6 +146,15 @@ type outageStats struct {
 	Path      string    `json:"path"`
 	Status    int       `json:"status"`
 	Reason    string    `json:"reason"`
+}
+
+type cutStats struct {
+	Server string    `json:"server"`
+	Age    float64   `json:"age"`
+	Share  float64   `json:"share"`
+	Since  time.Time `json:"since"`
+	Hold   float64   `json:"hold"`
+	Auto   bool      `json:"auto"`
 }
 
 type shadowStats struct {

@@ -110,6 +110,8 @@ func TestMetricsNames(t *testing.T) {
 		"caddy_long_poll_checks_saved_total":     "COUNTER",
 		"caddy_long_poll_backend_requests_total": "COUNTER",
 		"caddy_long_poll_bound_used_ratio":       "GAUGE bound",
+		"caddy_long_poll_cut_seconds":            "GAUGE",
+		"caddy_long_poll_build_info":             "GAUGE version",
 	}
 	got := make(map[string]string)
 	for name, f := range families {

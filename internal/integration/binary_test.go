@@ -55,6 +55,10 @@ func TestIntegration(t *testing.T) {
 		"gigabyte":             testGigabyte,
 		"many statuses":        testManyStatuses,
 		"informational floods": testInformational,
+		"command":              testCommands,
+		"command wake":         testCommandWakes,
+		"hold auto, nginx":     testHoldAutoBehind(nginx),
+		"hold auto, haproxy":   testHoldAutoBehind(haproxy),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -56,7 +56,7 @@ func TestWalls(t *testing.T) {
 		}
 		return deps
 	}
-	for _, name := range []string{"lot", "httphdr", "share", "state", "sse", "delta"} {
+	for _, name := range []string{"lot", "httphdr", "line", "share", "state", "sse", "delta"} {
 		for _, dep := range room(name) {
 			if strings.HasPrefix(dep, "github.com/caddyserver/") {
 				t.Errorf("%s imports Caddy: %s", name, dep)

@@ -104,9 +104,11 @@ type stats struct {
 	Saved     uint64            `json:"checks_saved"`
 	CheckTime timeSum           `json:"check_seconds"`
 	Release   timeSum           `json:"release_seconds"`
-	Wakes     map[string]uint64 `json:"wakes"`     // by source
-	WakersUp  map[string]bool   `json:"wakers_up"` // by source
-	Outages   []outageStats     `json:"outages"`   // one per handler whose backend fails
+	Wakes     map[string]uint64 `json:"wakes"`       // by source
+	WakersUp  map[string]bool   `json:"wakers_up"`   // by source
+	Outages   []outageStats     `json:"outages"`     // one per handler whose backend fails
+	Cut       float64           `json:"cut_seconds"` // the lowest age at which something cuts silent connections; 0 if none is known
+	Cuts      []cutStats        `json:"cuts"`        // one per handler on the way to which something does
 	Shadow    shadowStats       `json:"shadow"`
 	Asked     uint64            `json:"backend_requests"`
 	Bounds    []boundStats      `json:"bounds"`   // that are set
@@ -155,6 +157,8 @@ func readStats() stats {
 		Asked:     readCounter(m.asked),
 		Recent:    theHistory.recent(),
 		Releases:  theHistory.releases(),
+		Cut:       roundSeconds(Live.cut()),
+		Cuts:      Live.cuts(),
 		Shadow: shadowStats{
 			Polls:      Shadow.Polls.Load(),
 			WouldPark:  Shadow.Parked.Load(),

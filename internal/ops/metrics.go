@@ -36,6 +36,8 @@ type metrics struct {
 	saved     prometheus.Counter
 	asked     prometheus.Counter
 	used      boundsUsed
+	cut       prometheus.GaugeFunc
+	build     *prometheus.GaugeVec
 
 	// The children of the above, so that no request has to look for them.
 	ofOutcome map[poll.Outcome]outcomeMetrics
@@ -117,6 +119,14 @@ func newMetrics() *metrics {
 		used: boundsUsed{prometheus.NewDesc(prometheus.BuildFQName(ns, sub, "bound_used_ratio"),
 			"How much of a bound is used, of the handler that has the least left: 1 is all of it, and requests are refused. What is not bounded is 0.",
 			[]string{"bound"}, nil)},
+		cut: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "cut_seconds",
+			Help: "Age at which something between the clients and Caddy cuts silent connections: of several the lowest; 0 as long as none is seen.",
+		}, func() float64 { return Live.cut().Seconds() }),
+		build: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "build_info",
+			Help: "1, with the version of the module as a label.",
+		}, []string{"version"}),
 		ofOutcome: make(map[poll.Outcome]outcomeMetrics),
 		ofResult:  make(map[state.Result]prometheus.Counter),
 		ofFormat:  make(map[string]prometheus.Counter),
@@ -158,7 +168,7 @@ func (u wakersUp) Collect(metrics chan<- prometheus.Metric) {
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.parked, m.streams, m.events, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
-		m.asked, m.used,
+		m.asked, m.used, m.cut, m.build,
 	}
 }
 
@@ -177,6 +187,9 @@ func Register(registry *prometheus.Registry) error {
 	return nil
 }
 
+// Built notes the version of the module.
+func Built(version string) { theMetrics.build.WithLabelValues(version).Set(1) }
+
 // Done counts a request that has its outcome.
 func (s *Site) Done(p *poll.Poll) {
 	of := theMetrics.ofOutcome[p.Outcome]
@@ -187,6 +200,9 @@ func (s *Site) Done(p *poll.Poll) {
 	}
 	if p.Saved() {
 		theMetrics.saved.Inc()
+	}
+	if found := p.CountAge(s.Lot.Parked); found != nil {
+		s.tellCut(found)
 	}
 	// Check has a stack frame of more than 1 KiB: ten thousand requests that are
 	// released would have their stacks grown at once for nothing.

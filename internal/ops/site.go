@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/line"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
@@ -23,6 +24,7 @@ type Site struct {
 	OnError  string // hold or release
 	Interval time.Duration
 	Lot      *poll.Lot
+	Line     *line.Line
 	Log      *zap.Logger
 	Wakers   []Source
 
@@ -31,6 +33,7 @@ type Site struct {
 	blind       sync.Once
 	unversioned sync.Once
 	split       sync.Once
+	cut         sync.Once
 
 	streams  atomic.Int64 // open now
 	outage   outage

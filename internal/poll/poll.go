@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/line"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
@@ -59,6 +60,7 @@ type Rules struct {
 
 	Share *share.Rules
 	State *state.Rules
+	Line  *line.Line // what is known of what cuts; nil of polls that nobody parks
 
 	ids atomic.Uint64
 }
@@ -79,10 +81,13 @@ type Poll struct {
 	since    string         // the version that it has, by `since`
 	tags     []string       // or by If-None-Match
 	date     time.Time      // or by If-Modified-Since
-	says     bool           // it says how long it will wait
+	wanted   time.Duration  // how long it will wait, if it says so
+	says     bool           // and that it does
 	byID     bool           // since is the id of an event
 	follows  bool           // see Follow
 	Reserved bool           // a place is kept for it, while its body is read or it moves
+	Asked    bool           // the backend is asked because of it
+	Draining bool           // its time is up because of a drain
 	parked   *state.Version // the version that it is parked on
 
 	key    lot.Key          // see Find
@@ -91,9 +96,7 @@ type Poll struct {
 
 	Deadlines Deadlines
 
-	Asked    bool      // the backend is asked because of it
 	ParkedAt time.Time // zero if it was not parked
-	Draining bool      // its time is up because of a drain
 	Refusal  error     // which bound it hit
 
 	// What it was told, for placeholders in logs and in the answer itself.
@@ -199,6 +202,9 @@ func (p *Poll) Ask(reserve func() error) error {
 	if err := p.read(); err != nil || !p.Shared() {
 		return err
 	}
+	if p.rules.Line != nil {
+		p.rules.Line.See(p)
+	}
 	if unread {
 		if err := p.readBody(reserve); err != nil {
 			return err
@@ -289,6 +295,9 @@ func (p *Poll) Rewind() {
 // readWait finds out how long the request may be parked (contract 3.4).
 func (p *Poll) readWait() error {
 	hold := p.rules.Hold
+	if p.rules.Line != nil {
+		hold = p.rules.Line.Hold(p.Arrived)
+	}
 	limit := hold
 	preferred, _ := httphdr.PreferWait(p.Request.Header["Prefer"])
 	if p.rules.Wait != "" {
@@ -303,13 +312,13 @@ func (p *Poll) readWait() error {
 			if !ok {
 				return BadWait{text}
 			}
-			limit = min(wait, hold)
+			limit, p.wanted = min(wait, hold), wait
 		}
 	} else if wait, ok := httphdr.ParseWait(preferred, time.Second); ok {
-		limit, p.says = min(wait, hold), true
+		limit, p.says, p.wanted = min(wait, hold), true, wait
 		p.Applied = "wait=" + preferred
 	} else if wait, ok := httphdr.ParseWait(textproto.TrimString(p.Request.Header.Get("Wait")), time.Second); ok {
-		limit, p.says = min(wait, hold), true
+		limit, p.says, p.wanted = min(wait, hold), true, wait
 	}
 	p.Limit = limit - time.Duration(rand.Float64()*p.rules.Jitter/100*float64(limit))
 	return nil
@@ -353,4 +362,19 @@ func (p *Poll) readSince() {
 func (p *Poll) Client() string {
 	client, _ := caddyhttp.GetVar(p.Request.Context(), caddyhttp.ClientIPVarKey).(string)
 	return client
+}
+
+// CountAge has the line know at what age the poll has ended, if it was parked and nothing
+// was said since its arrival, as is on a stream. parked says how many are parked now. It
+// returns what has been found by that, nil for nothing.
+func (p *Poll) CountAge(parked func() int) *line.Finding {
+	if p.ParkedAt.IsZero() || p.Outcome == Streamed || p.rules == nil || p.rules.Line == nil {
+		return nil
+	}
+	age := p.ParkedAt.Sub(p.Arrived) + p.Held
+	now := p.Arrived.Add(age)
+	if p.Outcome == Left && !p.Draining {
+		return p.rules.Line.Left(now, age, p.wanted, p, parked())
+	}
+	return p.rules.Line.Ended(now, age)
 }
