@@ -14,8 +14,10 @@ type Snapshot[S any] struct {
 	Began time.Time // when that check began; zero before the first
 	Fault S         // what the last check failed with; the zero value if it was good
 
-	good    uint64        // the number of the last good check
-	last    uint64        // the number of the last check, good or not
+	good    uint64        // the number of the check that read State; 0 if it began who knows when
+	last    uint64        // the number of the last check, good or not; 0 if it began who knows when
+	known   bool          // a check was ever good
+	failed  bool          // the last check was not
 	next    chan struct{} // closed when another check has ended
 	changed chan struct{} // closed when a check has found something else, or by a drain; all snapshots until then share it
 }
@@ -28,10 +30,10 @@ func (s *Snapshot[S]) Next() <-chan struct{} { return s.next }
 func (s *Snapshot[S]) Changed() <-chan struct{} { return s.changed }
 
 // Known reports whether a check was ever good.
-func (s *Snapshot[S]) Known() bool { return s.good > 0 }
+func (s *Snapshot[S]) Known() bool { return s.known }
 
 // Failed reports whether the last check failed.
-func (s *Snapshot[S]) Failed() bool { return s.last > s.good }
+func (s *Snapshot[S]) Failed() bool { return s.failed }
 
 // Resource is what several requests wait for together.
 type Resource[S any] struct {
@@ -62,6 +64,9 @@ type Resource[S any] struct {
 	wanted   bool        // a wake-up came: a check is to begin at once
 	due      time.Time   // when the next check begins otherwise
 	needBy   time.Time   // when those who wait need it at the latest; zero if they do not mind
+	called   bool        // the poller is to be called, whether a check is due or not
+	ally     Ally        // nil where there is none
+	unmarked bool        // somebody has begun to wait since the last check or mark began
 	once     bool        // Once was called
 	owed     bool        // the check in flight, or the last one, began by a wake-up
 	deserted bool        // the last waiter has left since the turn or its check began, or the lot is drained
@@ -71,7 +76,8 @@ type Resource[S any] struct {
 	abandoned chan struct{}
 
 	// only the poller's
-	began   time.Time // of the check in flight or the last
+	current uint64    // of the check in flight or the last
+	began   time.Time // when it began
 	hurried bool      // it began before it was due, since somebody needed it
 }
 
@@ -187,21 +193,25 @@ func (r *Resource[S]) turns() bool {
 	case r.turning:
 		return false
 	case r.waiters == 0 || r.lot.IsDrained():
-		r.polling, r.check = false, nil
+		r.polling, r.check, r.called = false, nil, false
 		if r.timer != nil {
 			r.timer.Stop()
+		}
+		if r.ally != nil {
+			r.ally.Ended()
+			r.ally = nil
 		}
 		return false
 	case r.check == nil:
 		return false
 	}
 	pause := time.Until(r.due)
-	if !r.needBy.IsZero() && !r.snapshot.Load().Failed() { // an outage is waited out
+	if r.neededLocked() {
 		pause = min(pause, time.Until(r.needBy))
 	}
 	switch {
-	case r.wanted || pause <= 0:
-		r.turning, r.deserted = true, false
+	case r.wanted || r.called || pause <= 0:
+		r.turning, r.deserted, r.called = true, false, false
 		return true
 	case r.timer != nil:
 		r.timer.Reset(pause)
@@ -229,9 +239,9 @@ func (r *Resource[S]) Begin() bool {
 	}
 	r.hurried = !r.wanted && r.due.After(time.Now())
 	r.owed, r.wanted = r.wanted, false
-	r.checking, r.needBy = true, time.Time{}
+	r.checking, r.needBy, r.unmarked = true, time.Time{}, false
 	r.began = time.Now()
-	r.begun.Add(1)
+	r.current = r.begun.Add(1)
 	return true
 }
 
@@ -243,15 +253,14 @@ func (r *Resource[S]) Hurried() bool { return r.hurried }
 // woken; otherwise only those are who wait for a check to end. The next check
 // begins at due.
 func (r *Resource[S]) Publish(state S, changed bool, due time.Time) {
-	n := r.begun.Load()
-	r.end(&Snapshot[S]{State: state, Began: r.began, good: n, last: n}, changed, due)
+	r.end(&Snapshot[S]{State: state, Began: r.began, good: r.current, last: r.current, known: true}, changed, due)
 }
 
 // Fail ends a check that was not good. The state stays what it was. With release,
 // everybody who is parked is woken to look at the fault.
 func (r *Resource[S]) Fail(fault S, release bool, due time.Time) {
 	old := r.snapshot.Load()
-	r.end(&Snapshot[S]{State: old.State, Began: old.Began, Fault: fault, good: old.good, last: r.begun.Load()}, release, due)
+	r.end(&Snapshot[S]{State: old.State, Began: old.Began, Fault: fault, good: old.good, last: r.current, known: old.known, failed: true}, release, due)
 }
 
 // Abandoned is closed when nobody waits any more for the check that is to begin or is
@@ -292,10 +301,15 @@ func (r *Resource[S]) desertLocked() {
 	}
 }
 
-// end puts s in the place of the current snapshot.
+// end puts s in the place of the current snapshot, at the end of a check.
 func (r *Resource[S]) end(s *Snapshot[S], changed bool, due time.Time) {
 	r.mu.Lock()
 	r.checking = false
+	r.putLocked(s, changed, due)
+}
+
+// putLocked puts s in the place of the current snapshot, and unlocks mu.
+func (r *Resource[S]) putLocked(s *Snapshot[S], changed bool, due time.Time) {
 	r.due = due
 	if r.lot.IsDrained() {
 		r.mu.Unlock()

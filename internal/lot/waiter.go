@@ -35,6 +35,12 @@ func (w *Waiter[S]) Watch() (start bool) {
 	r.waiters++
 	start = !r.polling
 	r.polling = true
+	if !r.unmarked {
+		r.unmarked = true
+		if r.ally != nil {
+			r.ally.Newcomer()
+		}
+	}
 	return start
 }
 
