@@ -25,11 +25,14 @@ func (s *State) Reason() string {
 			}
 		}
 		if strings.Contains(text, "x509: ") {
-			return "certificate not trusted"
+			return untrusted
 		}
 	}
 	return http.StatusText(s.Code())
 }
+
+// untrusted is the reason of an error that speaks of a certificate.
+const untrusted = "certificate not trusted"
 
 // reasons is how errors end that handlers commonly return: ours, those of
 // connections, and those of reverse_proxy.
