@@ -23,13 +23,13 @@ func TestUnmarshalCaddyfile(t *testing.T) {
 		{
 			"redis {\naddress a:1 b:2\nmaster main\nusername u\npassword p\ndb 3\ntls\nchannel c1 c2\nkeyspace k1 k2\nsharded\n}",
 			&Waker{
-				Address: []string{"a:1", "b:2"}, Master: "main", Username: "u", Password: "p", DB: &three, TLS: &TLS{},
+				Server:  Server{Address: []string{"a:1", "b:2"}, Master: "main", Username: "u", Password: "p", DB: &three, TLS: &TLS{}},
 				Channel: []string{"c1", "c2"}, Keyspace: []string{"k1", "k2"}, Sharded: true,
 			},
 		},
 		{
 			"redis {\nurl redis://h\ntls insecure_skip_verify\npattern p1 `p 2`\n}",
-			&Waker{URL: "redis://h", TLS: &TLS{InsecureSkipVerify: true}, Pattern: []string{"p1", "p 2"}},
+			&Waker{Server: Server{URL: "redis://h", TLS: &TLS{InsecureSkipVerify: true}}, Pattern: []string{"p1", "p 2"}},
 		},
 	} {
 		var got Waker

@@ -37,6 +37,8 @@ type link struct {
 	lines         map[node]*line
 	lost          map[any]struct{} // the lines, or the link itself, that can not reach their server
 	since         time.Time        // when the first of them was lost
+	warned        bool             // the outage was logged
+	stumbled      time.Time        // when a command has failed last
 	refused       bool             // the server refused something, and it was logged
 }
 
@@ -300,19 +302,23 @@ func (l *link) fail(who any, err error) {
 		l.mu.Unlock()
 		return // closeIdle was faster
 	}
-	first := len(l.lost) == 0
-	if first {
+	first := len(l.lost) == 0 && !l.warned
+	if len(l.lost) == 0 {
 		l.since = time.Now()
 	}
-	l.lost[who] = struct{}{}
+	l.lost[who], l.warned = struct{}{}, true
 	logger := l.logger()
 	l.mu.Unlock()
 
 	if first {
-		logger.Warn("lost redis; resources are checked at their interval only",
-			zap.Strings("address", l.server.addrs), zap.Error(err))
+		l.warn(logger, err)
 	}
 	l.reload()
+}
+
+func (l *link) warn(logger *zap.Logger, err error) {
+	logger.Warn("lost redis; resources are checked at their interval only",
+		zap.Strings("address", l.server.addrs), zap.Error(err))
 }
 
 // reload has a cluster asked, in the background, which node owns what.
@@ -331,6 +337,7 @@ func (l *link) mend(who any) (wasLost bool) {
 	_, wasLost = l.lost[who]
 	delete(l.lost, who)
 	last := wasLost && len(l.lost) == 0
+	l.warned = l.warned && len(l.lost) > 0
 	outage, logger := time.Since(l.since), l.logger()
 	l.mu.Unlock()
 

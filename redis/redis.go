@@ -37,37 +37,7 @@ func init() {
 // SSUBSCRIBE, their opposites, and PING; with db SELECT, and on a cluster
 // CLUSTER SLOTS.
 type Waker struct {
-	// The server as host:port. Several are nodes of a cluster, or with `master`
-	// sentinels. Global placeholders such as `{env.REDIS_ADDRESS}` are replaced.
-	// Default: 127.0.0.1:6379; with `master` 127.0.0.1:26379.
-	Address []string `json:"address,omitempty"`
-
-	// The name by which the sentinels know the master. Default: none, `address`
-	// is no sentinel.
-	Master string `json:"master,omitempty"`
-
-	// The ACL user; needs `password`. Global placeholders are replaced.
-	// Default: Redis' own default user.
-	Username string `json:"username,omitempty"`
-
-	// Global placeholders such as `{env.REDIS_PASSWORD}` are replaced.
-	// Default: none.
-	Password string `json:"password,omitempty"`
-
-	// The number of the database, which matters to `keyspace` only: channels
-	// belong to none. A cluster has no other than 0. Default: 0.
-	DB *int `json:"db,omitempty"`
-
-	// Encrypts the connections, those to sentinels too. Default: off.
-	TLS *TLS `json:"tls,omitempty"`
-
-	// All of the above in one: `redis://`, `rediss://` (TLS) or `unix://`, in the
-	// form that go-redis reads: with the parameter `addr` it is a cluster, with
-	// `master_name` sentinels, with `skip_verify` TLS without verification. Its
-	// parameters for pools and time-outs have no effect. Global placeholders are
-	// replaced first, so what they stand for must be percent-encoded. Excludes
-	// the fields above.
-	URL string `json:"url,omitempty"`
+	Server
 
 	// Channels, with placeholders of the request. Every message wakes, whatever
 	// it says. Default: `long_poll:{http.request.uri.path}`, the path without
@@ -99,12 +69,6 @@ type Waker struct {
 	closed  bool
 }
 
-// TLS is how connections are encrypted.
-type TLS struct {
-	// Accept any certificate. Default: it must be valid for the host's name.
-	InsecureSkipVerify bool `json:"insecure_skip_verify,omitempty"`
-}
-
 // CaddyModule returns the Caddy module information.
 func (*Waker) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -131,39 +95,10 @@ func (w *Waker) Provision(ctx caddy.Context) error {
 	}
 	s, err := w.server(repl)
 	if err != nil {
-		return err
+		return fmt.Errorf("wake redis: %w", err)
 	}
 	w.link = join(s, cmp.Or(w.pace, &defaultPace), w.logger)
 	return nil
-}
-
-// server resolves where and as whom to connect.
-func (w *Waker) server(repl *caddy.Replacer) (server, error) {
-	if w.URL != "" {
-		return parseURL(repl.ReplaceKnown(w.URL, ""))
-	}
-	s := server{
-		master:   w.Master,
-		username: repl.ReplaceKnown(w.Username, ""),
-		password: repl.ReplaceKnown(w.Password, ""),
-		tls:      w.TLS != nil,
-	}
-	if w.TLS != nil {
-		s.insecureSkipVerify = w.TLS.InsecureSkipVerify
-	}
-	if w.DB != nil {
-		s.db = *w.DB
-	}
-	for _, a := range w.Address {
-		s.addrs = append(s.addrs, repl.ReplaceKnown(a, ""))
-	}
-	if len(s.addrs) == 0 {
-		s.addrs = []string{"127.0.0.1:6379"}
-		if s.master != "" {
-			s.addrs[0] = "127.0.0.1:26379"
-		}
-	}
-	return s, nil
 }
 
 // OnPath sets who is told of paths that messages name. It is called before any

@@ -36,7 +36,8 @@ func (s server) key() [sha256.Size]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%#v", s))
 }
 
-// options are those of a client that is nothing but subscriptions.
+// options are those of a client that is nothing but subscriptions, and commands of who
+// shares over it.
 func (s server) options(patience time.Duration) *goredis.UniversalOptions {
 	o := &goredis.UniversalOptions{
 		Addrs:            s.addrs,
@@ -57,6 +58,10 @@ func (s server) options(patience time.Duration) *goredis.UniversalOptions {
 		ReadTimeout:   patience,
 		WriteTimeout:  patience,
 
+		// Of commands: they are short, and who waits for them gives up soon.
+		ContextTimeoutEnabled: true,
+		PoolSize:              16,
+
 		// What asks the server for more than a subscription needs.
 		DisableIdentity:          true,
 		PipelinePoolSize:         -1,
@@ -72,7 +77,7 @@ func (s server) options(patience time.Duration) *goredis.UniversalOptions {
 
 // errURL says nothing of what was read: what a mistake in a url makes of its
 // password, and in which part of an error it turns up, is anybody's guess.
-var errURL = errors.New("wake redis: parsing url: malformed (it is not shown, since it may hold a password); " +
+var errURL = errors.New("parsing url: malformed (it is not shown, since it may hold a password); " +
 	"expected redis://[<user>:<password>@]<host>[:<port>][/<db>], rediss://... or unix://[<user>:<password>@]</path>")
 
 // parseURL reads a url as go-redis does, which has a form of it for each kind of

@@ -1,0 +1,41 @@
+package redis
+
+import (
+	"time"
+
+	goredis "github.com/redis/go-redis/v9"
+)
+
+// commands is the client, for who sends commands of his own.
+func (l *link) commands() goredis.UniversalClient {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.client == nil {
+		l.open()
+	}
+	return l.client
+}
+
+// stumble notes that a command has failed. Where the server is away a line notices too, but
+// maybe later: it is one outage.
+func (l *link) stumble(err error) {
+	l.mu.Lock()
+	first := !l.warned
+	l.warned, l.stumbled = true, time.Now()
+	logger := l.logger()
+	l.mu.Unlock()
+	if first {
+		l.warn(logger, err)
+	}
+	l.reload()
+}
+
+// calm is after how long without a failure the next one is another outage.
+const calm = 10 * time.Second
+
+// steady is the opposite of stumble.
+func (l *link) steady() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.warned = l.warned && (len(l.lost) > 0 || time.Since(l.stumbled) < calm)
+}
