@@ -46,6 +46,7 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/behind"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/cli"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/cluster"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/line"
@@ -171,6 +172,8 @@ type Handler struct {
 	// User-Agent neither tell resources apart nor are sent with a check.
 	Public bool `json:"public,omitempty"`
 
+	cluster.Membership
+
 	reply.Answers
 
 	// Sources of wake-ups: guest modules that say when to look.
@@ -227,7 +230,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.furnish(looks); err != nil {
 		return err
 	}
-	if err := cmp.Or(h.wakes.Load(ctx, h, h.WakeRaw), ops.Register(ctx.GetMetricsRegistry())); err != nil {
+	if err := cmp.Or(h.wakes.Load(ctx, h, h.WakeRaw), h.joinCluster(ctx), ops.Register(ctx.GetMetricsRegistry())); err != nil {
 		return err
 	}
 	// Cleanup comes too late at a stop: only after the requests have ended.
@@ -263,7 +266,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 		Share: sharing, State: answers, Line: h.site.Line,
 	}
 	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Departed: h.site.Departed}
-	h.pollers = pollers{h.site, h.wakes, &check.Checker{
+	h.pollers = pollers{site: h.site, wakes: h.wakes, checks: &check.Checker{
 		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots, Asked: ops.Asked,
 		Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
 	}}

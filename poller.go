@@ -5,9 +5,11 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/cluster"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
@@ -20,9 +22,10 @@ import (
 // pollers is what the pollers of a handler have in common: when checks are made, by
 // whom, and who is told of their end.
 type pollers struct {
-	site   *ops.Site
-	wakes  *wake.Set
-	checks *check.Checker
+	site    *ops.Site
+	wakes   *wake.Set
+	checks  *check.Checker
+	cluster *cluster.Set // nil without `cluster`
 }
 
 // start has a resource checked on behalf of p, whose request is lent to the checks but
@@ -33,7 +36,42 @@ func (ps *pollers) start(r *poll.Resource, p *poll.Poll, w http.ResponseWriter, 
 	if field, many := b.Splits(); many {
 		ps.site.Split(b.Name, field)
 	}
-	r.Schedule((&poller{pollers: ps, resource: r, backend: b, key: p.Key()}).turn)
+	po := &poller{pollers: ps, resource: r, backend: b, key: p.Key()}
+	if ps.cluster != nil {
+		if m := ps.cluster.Join(r, po); m != nil {
+			po.share = m
+			r.Befriend(m)
+		}
+	}
+	r.Schedule(po.turn)
+}
+
+// joinCluster has checks shared with other Caddys, if that is configured.
+func (h *Handler) joinCluster(ctx caddy.Context) error {
+	board, err := h.LoadBoard(ctx, h)
+	if err != nil || board == nil {
+		return err
+	}
+	h.polls.Scatter()
+	h.pollers.cluster = cluster.New(board, cluster.Config{
+		Digest: cluster.Digest(h.Methods, h.StripQuery, h.Probe, h.Probe != nil && h.OnChange != nil,
+			h.Version, h.Ignore, h.IgnoreMatch, h.Key, h.Vary, h.Public, *h.MaxBody),
+		Interval: h.polls.Interval, CheckTimeout: h.polls.CheckTimeout, MaxBody: *h.MaxBody,
+		Wakes: cluster.WakesOf(h.WakeRaw), WakersUp: h.site.WakersUp, Wake: h.site.Wake,
+	})
+	h.site.Cluster = h.pollers.cluster
+	h.wakes.Deaf = h.pollers.cluster.Deaf
+	return nil
+}
+
+// sharer decides, where several Caddys share, whose a check is, and hands on what was
+// read. Its methods are called by the poller alone: Turn first; then, where the check is
+// made here, Begins, and at its end either Read or Drop.
+type sharer interface {
+	Turn() cluster.Whose
+	Begins()
+	Read(r *state.Reading, changed bool, next time.Duration)
+	Drop()
 }
 
 // poller is the way of a check of one resource: when it is made, and what its end does
@@ -43,57 +81,134 @@ type poller struct {
 	resource *poll.Resource
 	backend  *check.Backend
 	key      lot.Key // of the resource
+	share    sharer  // nil where nobody else is asked
 }
 
 // turn is one check: the lot has it made again and again, while somebody waits.
 func (p *poller) turn() {
 	p.wakes.Watch(p.resource, p.backend.Replacer)
-	if !p.backend.Acquire(p.resource.Abandoned()) {
+	if p.share == nil {
+		if p.acquire() && p.begin() {
+			p.check()
+		}
 		return
 	}
-	if !p.resource.Begin() {
-		p.backend.Release()
+	whose := p.share.Turn()
+	if whose == cluster.Elsewhere {
 		return
 	}
+	switch begun := whose == cluster.Begun; {
+	case !p.acquire():
+		if begun {
+			p.resource.Abandon(p.resource.Due())
+		}
+	case begun || p.begin():
+		p.share.Begins()
+		p.check()
+		return
+	}
+	p.share.Drop()
+}
+
+// acquire waits until a check may be made.
+func (p *poller) acquire() bool { return p.backend.Acquire(p.resource.Abandoned()) }
+
+// begin begins a check, if somebody still waits for it.
+func (p *poller) begin() bool {
+	if p.resource.Begin() {
+		return true
+	}
+	p.backend.Release()
+	return false
+}
+
+// check makes the check that has begun.
+func (p *poller) check() {
 	last, began := p.resource.Snapshot(), time.Now()
 	now := p.backend.Check(last, p.resource.Abandoned())
 	took := time.Since(began)
-	switch {
-	case now == nil:
+	if now == nil {
 		p.resource.Abandon(p.resource.Due())
-	case now.Stale, now.Fault() && !now.Held:
-		p.fail(last, now, took)
-	default:
-		p.publish(last, now, took)
+		if p.share != nil {
+			p.share.Drop()
+		}
+		return
 	}
+	r, changed := p.end(last, now, took, nil)
+	if p.share != nil {
+		p.share.Read(r, changed, time.Until(r.Due))
+	}
+}
+
+// CommonKey is what the resource is known by in all Caddys.
+func (p *poller) CommonKey() (key lot.Key, personal, shared bool) { return p.backend.CommonKey() }
+
+// Adopt publishes what another Caddy has read.
+func (p *poller) Adopt(now *state.State, h cluster.Hand) bool {
+	last := p.resource.Snapshot()
+	switch {
+	case now == nil && last.State == nil:
+		return false
+	case now == nil:
+		now = last.State.State.Again(time.Now())
+	case !p.backend.Adopt(now, last.State.Known()):
+		return false
+	}
+	p.end(last, now, 0, &h)
+	return true
+}
+
+// end publishes what has become of a check: of one that was made here, or of one that h
+// says how it was handed on.
+func (p *poller) end(last *poll.Snapshot, now *state.State, took time.Duration, h *cluster.Hand) (r *state.Reading, changed bool) {
+	if now.Stale || now.Fault() && !now.Held {
+		return p.fail(last, now, took, h), true
+	}
+	return p.publish(last, now, took, h)
 }
 
 // fail has everybody wait on, or see what the check has failed with. A challenge that says
 // that a nonce is stale fails nobody: it has everybody come back with another one.
-func (p *poller) fail(last *poll.Snapshot, now *state.State, took time.Duration) {
+func (p *poller) fail(last *poll.Snapshot, now *state.State, took time.Duration, h *cluster.Hand) *state.Reading {
 	r := &state.Reading{State: now, Result: state.Failed, Since: now.Ended, Fails: 1, Traits: p.backend.Traits()}
 	if last.Failed() {
 		r.Fails += last.Fault.Fails
 	}
 	r.Pause = p.faultPause(r.Fails)
 	r.Due = due(r)
+	p.take(r, h)
 	r.Learnt = last.State != nil && last.State.Learnt || last.Failed() && last.Fault.Learnt
 	p.find(r, r.Variation.Set())
 	p.watchWeight(r)
 	p.weigh(last.State, r)
-	p.site.Checked(p.resource, r, took)
+	p.site.Checked(p.resource, r, took, h == nil)
 	if !now.Stale {
 		p.site.Fails(p.resource, r)
 	}
-	p.resource.Fail(r, now.Stale || p.checks.Release, r.Due)
+	switch release := now.Stale || p.checks.Release; {
+	case h == nil:
+		p.resource.Fail(r, release, r.Due)
+	case h.Ends:
+		p.resource.Fail(r, release, h.Due)
+	default:
+		p.resource.OfferFault(r, h.Proof, release, h.Due)
+	}
+	return r
+}
+
+// take has r be what h says of the next check, if another Caddy has made this one.
+func (p *poller) take(r *state.Reading, h *cluster.Hand) {
+	if h != nil {
+		r.Pause, r.Due = h.Pause, time.Now().Add(h.Next)
+	}
 }
 
 // publish has everybody see what the check has read.
-func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Duration) {
+func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Duration, h *cluster.Hand) (r *state.Reading, changed bool) {
 	p.site.FailsNoMore(p.resource)
 	old := last.State
-	changed := old == nil || now.News
-	r := &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed), Traits: p.backend.Traits()}
+	changed = old == nil || now.News
+	r = &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed), Traits: p.backend.Traits()}
 	if !changed {
 		r.Result, r.Since = state.Unchanged, old.Since
 	}
@@ -101,13 +216,24 @@ func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Durati
 		r.Learnt, r.Restless, r.Blind = old.Learnt, old.Restless, old.Blind
 	}
 	r.Remember(old, p.checks.State)
-	p.count(r, old)
+	if h == nil || h.Ends {
+		p.count(r, old)
+	}
 	p.find(r, r.Variation)
 	r.Due = due(r)
+	p.take(r, h)
 	p.watchWeight(r)
 	p.weigh(r, nil)
-	p.site.Checked(p.resource, r, took)
-	p.resource.Publish(r, changed, r.Due)
+	p.site.Checked(p.resource, r, took, h == nil)
+	switch {
+	case h == nil:
+		p.resource.Publish(r, changed, r.Due)
+	case h.Ends:
+		p.resource.Publish(r, changed, h.Due)
+	default:
+		p.resource.Offer(r, h.Proof, changed, h.Due)
+	}
+	return r, changed
 }
 
 // count counts the checks in a row that polls asked for and that found another version

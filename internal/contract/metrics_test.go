@@ -112,6 +112,8 @@ func TestMetricsNames(t *testing.T) {
 		"caddy_long_poll_bound_used_ratio":       "GAUGE bound",
 		"caddy_long_poll_cut_seconds":            "GAUGE",
 		"caddy_long_poll_build_info":             "GAUGE version",
+		"caddy_long_poll_leases":                 "GAUGE",
+		"caddy_long_poll_states_total":           "COUNTER from",
 	}
 	got := make(map[string]string)
 	for name, f := range families {

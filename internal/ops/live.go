@@ -11,7 +11,7 @@ import (
 
 // Of the streams that the page reads.
 const (
-	maxLive   = 16               // at once: with 10,000 resources each takes a sixtieth of a core
+	maxLive   = 32               // at once
 	liveLook  = time.Second      // between two looks: no line comes sooner after another
 	liveQuiet = 10 * time.Second // the longest time without a line
 	liveWrite = 10 * time.Second // for a line to be taken

@@ -38,11 +38,15 @@ type metrics struct {
 	used      boundsUsed
 	cut       prometheus.GaugeFunc
 	build     *prometheus.GaugeVec
+	leases    prometheus.GaugeFunc
+	states    *prometheus.CounterVec
 
 	// The children of the above, so that no request has to look for them.
 	ofOutcome map[poll.Outcome]outcomeMetrics
 	ofResult  map[state.Result]prometheus.Counter
 	ofFormat  map[string]prometheus.Counter
+
+	fromCheck, fromCluster prometheus.Counter
 }
 
 // EventFormats are the formats of streams, as the metrics call them.
@@ -127,6 +131,14 @@ func newMetrics() *metrics {
 			Namespace: ns, Subsystem: sub, Name: "build_info",
 			Help: "1, with the version of the module as a label.",
 		}, []string{"version"}),
+		leases: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "leases",
+			Help: "Resources that this Caddy checks on behalf of all that share with it, by cluster.",
+		}, func() float64 { return float64(Live.leases()) }),
+		states: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: ns, Subsystem: sub, Name: "states_total",
+			Help: "Counter of what was read of resources, changed or not, by where it came from: a check of this Caddy's own, or another Caddy of its cluster.",
+		}, []string{"from"}),
 		ofOutcome: make(map[poll.Outcome]outcomeMetrics),
 		ofResult:  make(map[state.Result]prometheus.Counter),
 		ofFormat:  make(map[string]prometheus.Counter),
@@ -148,6 +160,7 @@ func (m *metrics) begin() {
 	for _, format := range EventFormats {
 		m.ofFormat[format] = m.events.WithLabelValues(format)
 	}
+	m.fromCheck, m.fromCluster = m.states.WithLabelValues("check"), m.states.WithLabelValues("cluster")
 }
 
 // wakersUp is a gauge whose label values are the sources of the live handlers.
@@ -168,7 +181,7 @@ func (u wakersUp) Collect(metrics chan<- prometheus.Metric) {
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.parked, m.streams, m.events, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
-		m.asked, m.used, m.cut, m.build,
+		m.asked, m.used, m.cut, m.build, m.leases, m.states,
 	}
 }
 
@@ -225,8 +238,14 @@ func (s *Site) Own(p *poll.Poll) {
 	s.Done(p)
 }
 
-// Checked counts a check of r that has read now.
-func (s *Site) Checked(r *poll.Resource, now *state.Reading, took time.Duration) {
+// Checked counts a check of r that has read now: one that was made here, or what another
+// Caddy has handed on.
+func (s *Site) Checked(r *poll.Resource, now *state.Reading, took time.Duration, here bool) {
+	if !here {
+		theMetrics.fromCluster.Inc()
+		return
+	}
+	theMetrics.fromCheck.Inc()
 	theMetrics.ofResult[now.Result].Inc()
 	theMetrics.checking.Observe(took.Seconds())
 	if c := s.Log.Check(zapcore.DebugLevel, "checked"); c != nil {

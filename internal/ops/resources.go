@@ -19,14 +19,15 @@ type resourceStats struct {
 	Host       string   `json:"host"`
 	Path       string   `json:"path"`
 	Waiters    int      `json:"waiters"`
-	Version    string   `json:"version"`     // empty before the first good check
-	Status     int      `json:"status"`      // of the backend's latest answer; 0 before the first
-	Age        *float64 `json:"age"`         // of what is known, in seconds; null if nothing is
-	LastResult string   `json:"last_result"` // changed, unchanged, failed; none before the first check
-	Reason     string   `json:"reason"`      // why it failed
-	NextCheck  *float64 `json:"next_check"`  // in so many seconds; null as long as nobody waits
-	Interval   float64  `json:"interval"`    // the pause after the latest check, in seconds
-	Differs    []string `json:"differs"`     // what tells it from others of its method, host and path: names, never values; null if there are none
+	Version    string   `json:"version"`              // empty before the first good check
+	Status     int      `json:"status"`               // of the backend's latest answer; 0 before the first
+	Age        *float64 `json:"age"`                  // of what is known, in seconds; null if nothing is
+	LastResult string   `json:"last_result"`          // changed, unchanged, failed; none before the first check
+	Reason     string   `json:"reason"`               // why it failed
+	NextCheck  *float64 `json:"next_check"`           // in so many seconds; null as long as nobody waits
+	Interval   float64  `json:"interval"`             // the pause after the latest check, in seconds
+	Differs    []string `json:"differs"`              // what tells it from others of its method, host and path: names, never values; null if there are none
+	CheckedBy  string   `json:"checked_by,omitempty"` // in a cluster: self, or the host and process of the Caddy that does
 }
 
 // serveResources answers with the resources: those with the most waiters first.
@@ -59,6 +60,12 @@ func (s *Site) statsOf(r *poll.Resource, snap *poll.Snapshot, waiters int) resou
 	stats := resourceStats{
 		Method: r.Name.Method, Host: printable(r.Name.Host), Path: shownPath(r.Name.Path),
 		Waiters: waiters, LastResult: "none", Interval: roundSeconds(s.Interval),
+	}
+	if s.Cluster != nil {
+		stats.CheckedBy = "self"
+		if by, here := s.Cluster.By(r); by != "" && !here {
+			stats.CheckedBy = printable(by)
+		}
 	}
 	last := snap.State
 	if snap.Known() {

@@ -27,6 +27,7 @@ type Site struct {
 	Line     *line.Line
 	Log      *zap.Logger
 	Wakers   []Source
+	Cluster  Cluster // nil without one
 
 	// Warnings that are given once, by the method of the same name.
 	restless    sync.Once
@@ -39,6 +40,35 @@ type Site struct {
 	outage   outage
 	refusals refusals
 	ending   ending
+}
+
+// Cluster is the part of a cluster that a handler is.
+type Cluster interface {
+	// Leases is how many resources it checks on behalf of all.
+	Leases() int
+	// By says which Caddy checks a resource, and whether it is this one; it is empty if
+	// each checks for itself.
+	By(r *poll.Resource) (by string, here bool)
+	// Tell has the resources of a path on a host, or on all where that is empty, and where
+	// it is deep of all paths that begin so, be woken elsewhere too.
+	Tell(host, path string, deep bool)
+	// Leave hands on what is checked here. It does not wait.
+	Leave()
+}
+
+// WakersUp reports whether all wakers can be heard now.
+func (s *Site) WakersUp() bool {
+	return !slices.ContainsFunc(s.Wakers, func(w Source) bool { return !w.Up() })
+}
+
+// Wake wakes what another Caddy says: see [Cluster.Tell].
+func (s *Site) Wake(host, path string, deep bool) {
+	match := func(n lot.Name) bool { return host == "" || n.Host == host }
+	if deep {
+		s.Lot.WakePrefix(path, match)
+	} else {
+		s.Lot.Wake(path, match)
+	}
 }
 
 // Source is a waker by its name, and whether it can be heard now.
@@ -104,6 +134,16 @@ func (l *registry) resources() (n int) {
 	return n
 }
 
+// leases is how many resources all live handlers check on behalf of their clusters.
+func (l *registry) leases() (n int) {
+	for _, s := range l.Sites() {
+		if s.Cluster != nil {
+			n += s.Cluster.Leases()
+		}
+	}
+	return n
+}
+
 // wakersUp says of each source whether it can be heard. Of several that bear one
 // name an operator wants to know of the one that can not.
 func (l *registry) wakersUp() map[string]bool {
@@ -139,6 +179,9 @@ func (s *Site) Drain(over func(parked int) time.Duration) {
 	parked, first := s.Lot.Drain()
 	if !first {
 		return
+	}
+	if s.Cluster != nil {
+		s.Cluster.Leave()
 	}
 	if parked > 0 {
 		s.Log.Info("draining", zap.Int("parked", parked), zap.Duration("over", over(parked)))

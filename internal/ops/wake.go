@@ -41,6 +41,9 @@ func (a *adminAPI) serveWake(w http.ResponseWriter, r *http.Request) error {
 		} else {
 			woken += site.Lot.Wake(*path, all)
 		}
+		if site.Cluster != nil {
+			site.Cluster.Tell("", *cmp.Or(path, prefix), prefix != nil)
+		}
 	}
 	Woken(sourceAdmin)
 	return writeJSON(w, map[string]int{"woken": woken})

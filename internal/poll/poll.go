@@ -128,6 +128,9 @@ func (ru *Rules) New(r *http.Request) *Poll {
 	return p
 }
 
+// Scatter has the IDs of polls begin anywhere: no other process has the same.
+func (ru *Rules) Scatter() { ru.ids.Store(rand.Uint64() >> 1) }
+
 // Parkable reports whether r is a request that could be parked (contract 3.1). If-Match
 // and If-Unmodified-Since are for the backend to judge, and a check bears no
 // preconditions but its own. Of what a browser asks for only what a script fetches can

@@ -62,6 +62,9 @@ type Set struct {
 	site   *ops.Site
 	wakers []named
 	writes []*Writes
+
+	// Deaf reports whether a wake-up of a resource here is of no use; nil if it never is.
+	Deaf func(r *poll.Resource) bool
 }
 
 // named is a Waker and the name of its source.
@@ -134,7 +137,9 @@ func (s *Set) Watch(r *poll.Resource, repl func() *caddy.Replacer) {
 	for _, w := range s.wakers {
 		r.OnForget(w.Watch(repl(), func() {
 			ops.Woken(w.source)
-			r.Wake()
+			if s.Deaf == nil || !s.Deaf(r) {
+				r.Wake()
+			}
 		}))
 	}
 }

@@ -155,6 +155,9 @@ func (s *Set) written(host string, paths []string, listed map[string]string) {
 		if path = strings.TrimRight(path, "/"); !seen[path] {
 			seen[path] = true
 			woken += s.site.Lot.Wake(path, func(n lot.Name) bool { return n.Host == host })
+			if s.site.Cluster != nil {
+				s.site.Cluster.Tell(host, path, false)
+			}
 		}
 	}
 	for _, path := range paths {
@@ -213,7 +216,7 @@ func (w *writeRecorder) note(_ int, header http.Header) {
 func (w *writeRecorder) wake(server *caddyhttp.Server) {
 	var known bool
 	for _, s := range listening.on(server.Name()) {
-		known = known || !s.site.Lot.Empty()
+		known = known || !s.site.Lot.Empty() || s.site.Cluster != nil
 	}
 	if !known {
 		return // who comes now has not been told anything yet

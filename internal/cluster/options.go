@@ -1,0 +1,82 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
+)
+
+// Membership is the part of the configuration that is about a cluster.
+type Membership struct {
+	// Checks are shared with other Caddys: a guest module that they meet at. Default:
+	// none, each checks for itself.
+	ClusterRaw json.RawMessage `json:"cluster,omitempty" caddy:"namespace=http.long_poll.clusters inline_key=cluster"`
+}
+
+// Subdirectives are those that fill in the options.
+func (o *Membership) Subdirectives() directive.Block {
+	return directive.Block{"cluster": {Guest: o.unmarshal}}
+}
+
+func (o *Membership) unmarshal(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.Err(`parsing cluster "": missing argument; expected cluster <name> ...`)
+	}
+	name := d.Val()
+	if o.ClusterRaw != nil {
+		return d.Errf("parsing cluster %q: given twice; expected at most one cluster", name)
+	}
+	board, err := caddyfile.UnmarshalModule(d, "http.long_poll.clusters."+name)
+	if err != nil {
+		return fmt.Errorf("parsing cluster %q: %w", name, err)
+	}
+	o.ClusterRaw = caddyconfig.JSONModuleObject(board, "cluster", name, nil)
+	return nil
+}
+
+// LoadBoard is the board that the members meet at; nil if none is configured. o is embedded
+// in host.
+func (o *Membership) LoadBoard(ctx caddy.Context, host any) (Board, error) {
+	if o.ClusterRaw == nil {
+		return nil, nil
+	}
+	guest, err := ctx.LoadModule(host, "ClusterRaw")
+	if err != nil {
+		return nil, fmt.Errorf("loading cluster: %w", err)
+	}
+	board, ok := guest.(Board)
+	if !ok {
+		return nil, fmt.Errorf("loading cluster: module %T is not a Board; expected one with the method Claim and its like", guest)
+	}
+	return board, nil
+}
+
+// Digest is one of what is configured.
+func Digest(parts ...any) (sum [sha256.Size]byte) {
+	text, err := json.Marshal(parts)
+	if err != nil {
+		panic(err) // what was decoded from JSON can be encoded
+	}
+	return sha256.Sum256(text)
+}
+
+// WakesOf is a digest of the wakers that are configured, less writes, of which all are
+// told. It is never 0.
+func WakesOf(raw []json.RawMessage) uint64 {
+	var others []any
+	for _, guest := range raw {
+		var fields map[string]any // in a fixed order, once they are encoded again
+		if json.Unmarshal(guest, &fields) == nil && fields["waker"] != "writes" {
+			others = append(others, fields)
+		}
+	}
+	sum := Digest(others)
+	return binary.BigEndian.Uint64(sum[:8]) | 1
+}

@@ -1,0 +1,292 @@
+package cluster
+
+import (
+	"time"
+)
+
+// Whose is who makes the check that a poller was called for.
+type Whose int
+
+const (
+	Elsewhere Whose = iota // somebody else, or there is none to be made: all has been seen to
+	Here                   // the poller
+	Begun                  // the poller, and the check has begun already
+)
+
+// Turn is called by the poller whenever it is called: what was handed on is published, and
+// then it is said whose the check is that is due or wanted, if there is one. It may wait
+// for somebody else's check, as for one's own.
+func (m *Member) Turn() Whose {
+	shared := m.find()
+	if shared {
+		m.take(0)
+	}
+	due, woken, needed := m.resource.Needs()
+	m.mu.Lock()
+	r, free, rejoin, left := m.role, m.free, m.rejoin, m.left
+	m.free, m.rejoin = false, false
+	m.mu.Unlock()
+	if left {
+		r, shared = apart, false
+	}
+	wanted := due || woken || needed
+	switch {
+	case !shared, r == apart && !rejoin && time.Now().Before(m.retry):
+		return here(wanted)
+	case r == apart && (wanted || rejoin):
+		if !m.join() {
+			return here(wanted)
+		}
+	case r == follows && (due || free || rejoin):
+		if !m.claim() {
+			return here(wanted)
+		}
+		if free {
+			m.succeed()
+		}
+	case r == holds && wanted:
+		if mine, reached := m.renew(); !reached || !mine && !m.claim() {
+			return here(wanted)
+		}
+	}
+	if !wanted {
+		return Elsewhere
+	}
+	if m.roleNow() == holds {
+		m.keep()
+		return Here
+	}
+	if m.deaf() {
+		m.resource.Unwake()
+	}
+	if _, woken, needed = m.resource.Needs(); !woken && !needed {
+		return Elsewhere
+	}
+	if woken {
+		return m.ask(look)
+	}
+	return m.ask(ask)
+}
+
+func here(wanted bool) Whose {
+	if wanted {
+		return Here
+	}
+	return Elsewhere
+}
+
+// find finds out the name of the resource, which may have become another one. It reports
+// whether it has any.
+func (m *Member) find() bool {
+	key, personal, shared := m.poller.CommonKey()
+	var name string
+	if shared {
+		name, shared = m.set.board.Name(m.set.key(key), personal)
+	}
+	m.mu.Lock()
+	same := m.name == name
+	m.mu.Unlock()
+	if !same {
+		m.forsake()
+		m.retry, m.proved = time.Time{}, 0
+		m.mu.Lock()
+		m.name, m.personal = name, personal
+		m.mu.Unlock()
+	}
+	return shared
+}
+
+// succeed takes the next check over from who has given the lease up, if it is this member's
+// now.
+func (m *Member) succeed() {
+	m.mu.Lock()
+	due, mine := m.due, m.role == holds
+	m.mu.Unlock()
+	if mine && due.Before(m.resource.Due()) {
+		m.resource.Postpone(due)
+	}
+}
+
+// join begins to listen, and claims the lease. It reports whether the board could be
+// reached.
+func (m *Member) join() bool {
+	if !m.set.board.Up() {
+		m.lose()
+		return false
+	}
+	m.mu.Lock()
+	name, listening := m.name, m.stop != nil
+	m.awaiting = true
+	m.mu.Unlock()
+	defer m.await()
+	if !listening {
+		stop := m.set.board.Follow(name, func(message []byte) { m.hear(name, message) }, m.listened)
+		m.mu.Lock()
+		if m.left || m.name != name {
+			m.mu.Unlock()
+			stop()
+			return false
+		}
+		m.stop = stop
+		m.mu.Unlock()
+	}
+	if !m.awaitReady() {
+		m.lose()
+		return false
+	}
+	return m.claim()
+}
+
+// awaitReady waits until messages are heard.
+func (m *Member) awaitReady() bool {
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for began := time.Now(); ; <-look.C {
+		m.mu.Lock()
+		ready, left := m.ready, m.left
+		m.mu.Unlock()
+		switch {
+		case ready:
+			return true
+		case left, !m.set.board.Up(), time.Since(began) > readyTime:
+			return false
+		}
+	}
+}
+
+func (m *Member) await() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.awaiting = false
+}
+
+// listened is called whenever no message is missed from now on.
+func (m *Member) listened(within time.Duration) {
+	m.mu.Lock()
+	again := !m.awaiting && (m.ready || m.stop != nil)
+	m.ready = true
+	m.mu.Unlock()
+	if again {
+		time.AfterFunc(spread(within), func() {
+			m.mu.Lock()
+			m.rejoin = true
+			m.mu.Unlock()
+			m.poke()
+		})
+	}
+}
+
+// claim takes the lease, or follows who has it: what that has read last is published. It
+// reports whether the board could be reached.
+func (m *Member) claim() bool {
+	m.mu.Lock()
+	name, known := m.name, m.token
+	m.mu.Unlock()
+	ctx, cancel := call()
+	defer cancel()
+	ttl := leaseTime(m.pause)
+	began := time.Now()
+	mine, token, left, st, ft, err := m.set.board.Claim(ctx, name, m.who(), known, ttl)
+	if err != nil {
+		m.lose()
+		return false
+	}
+	m.pauses = 0
+	kept, _ := parse(st, name)
+	failed, _ := parse(ft, name)
+	if kept != nil && kept.kind == alone {
+		m.beAlone()
+		if mine {
+			m.yield(name, token)
+		}
+		return false
+	}
+	m.mu.Lock()
+	if m.left {
+		m.mu.Unlock()
+		if mine {
+			m.yield(name, token)
+		}
+		return false
+	}
+	if m.token != token {
+		// Whatever was heard before: the board says whose it is.
+		m.token, m.seq, m.holder, m.by = token, 0, 0, ""
+		m.inbox, m.busy = nil, nil
+	}
+	if mine {
+		m.becomeLocked(holds)
+		m.until, m.kept, m.heard = began.Add(ttl), time.Time{}, make(map[uint64]heardOf)
+		if kept == nil || kept.state != m.state {
+			m.state = stateID{} // it is posted anew
+		}
+		m.mu.Unlock()
+		return true
+	}
+	m.becomeLocked(follows)
+	m.mu.Unlock()
+	m.resource.Postpone(time.Now().Add(max(left, 0) + spread(m.pause/20) + 5*time.Millisecond))
+	m.adoptKept(kept, failed)
+	m.Newcomer()
+	return true
+}
+
+// adoptKept publishes what is on the board. How long ago that was read nobody knows.
+func (m *Member) adoptKept(kept, failed *report) {
+	for _, r := range []*report{kept, failed} {
+		if r == nil {
+			continue
+		}
+		m.mu.Lock()
+		older := !r.state.after(m.state) || !m.state.known() && m.resource.Snapshot().Known()
+		m.mu.Unlock()
+		if older && r.kind == news {
+			continue // what was read here is left to the next report
+		}
+		h := m.hand(r, 0)
+		h.Due = m.resource.Due()
+		m.adopt(r, h)
+	}
+}
+
+// yield gives up a lease that was claimed in vain.
+func (m *Member) yield(name string, token uint64) {
+	m.mu.Lock()
+	gone := report{kind: alone, name: name, from: m.id, token: token, seq: m.seq + 1}
+	m.mu.Unlock()
+	ctx, cancel := call()
+	defer cancel()
+	_ = m.set.board.Yield(ctx, name, m.who(), token, gone.append(nil))
+}
+
+// beAlone has this Caddy check for itself for a while, since what is read is for one.
+func (m *Member) beAlone() {
+	m.mu.Lock()
+	m.becomeLocked(apart)
+	m.mu.Unlock()
+	m.retry = time.Now().Add(aloneTime)
+}
+
+// renew has the lease last until after the check that is to begin. It reports whether it
+// is still this member's, and whether the board could be reached.
+func (m *Member) renew() (mine, reached bool) {
+	m.mu.Lock()
+	name, token := m.name, m.token
+	m.mu.Unlock()
+	ctx, cancel := call()
+	defer cancel()
+	ttl, began := leaseTime(m.pause), time.Now()
+	mine, err := m.set.board.Renew(ctx, name, m.who(), token, ttl)
+	if err != nil {
+		m.lose()
+		return false, false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if mine {
+		m.until = began.Add(ttl)
+	} else if m.role == holds && m.token == token {
+		m.becomeLocked(apart)
+	}
+	return mine && m.role == holds, true
+}
