@@ -82,6 +82,7 @@ type site struct {
 	clients []*client
 
 	spies []caddy.Module // the guests of `wake spy` and its like
+	link  *boardLink     // the guest of `cluster board`
 
 	// before is what other handlers do with a request on its way to us.
 	before func(w http.ResponseWriter, r *http.Request)
