@@ -68,7 +68,8 @@ func blocks(t *testing.T, language string) (found []block) {
 // block that begins with global options or with a site's address is a whole Caddyfile;
 // a synopsis, with its arguments in brackets, is none; any other is a part of a site.
 func TestDocsCaddyfiles(t *testing.T) {
-	t.Setenv("REDIS_PASSWORD", "secret") // an example reads it
+	t.Setenv("REDIS_PASSWORD", "secret") // examples read these
+	t.Setenv("LONG_POLL_SECRET", "0123456789abcdef")
 	for _, b := range blocks(t, "caddyfile") {
 		code, first := b.code, firstLine(b.code)
 		if strings.Contains(code, "<host:port>") || strings.Contains(first, "[<matcher>]") {
