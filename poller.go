@@ -53,8 +53,9 @@ func (h *Handler) joinCluster(ctx caddy.Context) error {
 		return err
 	}
 	h.polls.Scatter()
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	h.pollers.cluster = cluster.New(board, cluster.Config{
-		Digest: cluster.Digest(h.Methods, h.StripQuery, h.Probe, h.Probe != nil && h.OnChange != nil,
+		Digest: cluster.Digest(cluster.PlaceOf(server), h.Methods, h.StripQuery, h.Probe, h.Probe != nil && h.OnChange != nil,
 			h.Version, h.Ignore, h.IgnoreMatch, h.Key, h.Vary, h.Public, *h.MaxBody),
 		Interval: h.polls.Interval, CheckTimeout: h.polls.CheckTimeout, MaxBody: *h.MaxBody,
 		Wakes: cluster.WakesOf(h.WakeRaw), WakersUp: h.site.WakersUp, Wake: h.site.Wake,

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
@@ -14,8 +15,7 @@ func (m *Member) ask(k kind) Whose {
 	}
 	mark := m.resource.Begun()
 	m.mu.Lock()
-	m.marks = append(m.marks, mark)
-	m.noted = mark.Made
+	m.markLocked(mark)
 	m.mu.Unlock()
 	if !m.say(k, mark) {
 		m.lose()
@@ -69,6 +69,17 @@ func (m *Member) begunAsHolder() bool {
 	return true
 }
 
+// maxMarks bounds the marks that are kept: of those before, nothing can be proven any more.
+const maxMarks = 64
+
+func (m *Member) markLocked(mark lot.Proof) {
+	if len(m.marks) >= maxMarks {
+		m.marks = slices.Delete(m.marks, 0, 1)
+	}
+	m.marks = append(m.marks, mark)
+	m.noted = mark.Made
+}
+
 // say tells who has the lease of a mark.
 func (m *Member) say(k kind, mark lot.Proof) bool {
 	m.mu.Lock()
@@ -103,8 +114,7 @@ func (m *Member) note() {
 		return
 	}
 	m.mu.Lock()
-	m.marks = append(m.marks, mark)
-	m.noted = mark.Made
+	m.markLocked(mark)
 	if waits {
 		m.gap = min(2*m.gap, maxGap)
 	} else {

@@ -5,10 +5,14 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"sync"
+	"weak"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 )
@@ -56,6 +60,35 @@ func (o *Membership) LoadBoard(ctx caddy.Context, host any) (Board, error) {
 		return nil, fmt.Errorf("loading cluster: module %T is not a Board; expected one with the method Claim and its like", guest)
 	}
 	return board, nil
+}
+
+// places counts the handlers of each server that share.
+var places struct {
+	mu   sync.Mutex // protects next
+	next map[weak.Pointer[caddyhttp.Server]]int
+}
+
+// Place tells a handler from the others of its Caddy, which may have another backend: other
+// Caddys with the same sites have one in the same place.
+type Place struct {
+	Server string
+	Number int
+}
+
+// PlaceOf is the place of a handler that is provisioned now.
+func PlaceOf(server *caddyhttp.Server) Place {
+	if server == nil {
+		return Place{}
+	}
+	places.mu.Lock()
+	defer places.mu.Unlock()
+	maps.DeleteFunc(places.next, func(s weak.Pointer[caddyhttp.Server], _ int) bool { return s.Value() == nil })
+	if places.next == nil {
+		places.next = make(map[weak.Pointer[caddyhttp.Server]]int)
+	}
+	of := weak.Make(server)
+	places.next[of]++
+	return Place{server.Name(), places.next[of]}
 }
 
 // Digest is one of what is configured.

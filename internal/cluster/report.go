@@ -68,6 +68,10 @@ type heard struct{ member, ticket uint64 }
 // format is the first byte of all messages: another one is another release's.
 const format = 1
 
+// maxToken bounds a token: there will never be as many, and a board may count in floating
+// point.
+const maxToken = 1 << 50
+
 // maxBy bounds the name of a Caddy.
 const maxBy = 128
 
@@ -125,7 +129,7 @@ func parse(b []byte, name string) (*report, error) {
 	case news, fault:
 		m.blob = r.Rest()
 	}
-	if err := r.End(); err != nil || m.name != name || len(m.by) > maxBy {
+	if err := r.End(); err != nil || m.name != name || len(m.by) > maxBy || m.token > maxToken || m.state.token > maxToken {
 		return nil, wire.ErrMalformed
 	}
 	return m, nil

@@ -1,8 +1,6 @@
 package cluster
 
-import (
-	"time"
-)
+import "time"
 
 // Whose is who makes the check that a poller was called for.
 type Whose int
@@ -90,7 +88,7 @@ func (m *Member) find() bool {
 		m.forsake()
 		m.retry, m.proved = time.Time{}, 0
 		m.mu.Lock()
-		m.name, m.personal = name, personal
+		m.name, m.personal, m.rejoin = name, personal, true
 		m.mu.Unlock()
 	}
 	return shared

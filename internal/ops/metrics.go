@@ -18,6 +18,9 @@ import (
 // bear the names of their modules.
 const sourceAdmin = "admin"
 
+// sourceCluster is that of wake-ups that another Caddy has told of.
+const sourceCluster = "cluster"
+
 // metrics is what operators count. The collectors are those of the package: they
 // outlive a reload, and each configuration registers them in its own registry.
 // No label is ever a path, a key or a client.

@@ -64,10 +64,12 @@ func (s *Site) WakersUp() bool {
 // Wake wakes what another Caddy says: see [Cluster.Tell].
 func (s *Site) Wake(host, path string, deep bool) {
 	match := func(n lot.Name) bool { return host == "" || n.Host == host }
+	wake := s.Lot.Wake
 	if deep {
-		s.Lot.WakePrefix(path, match)
-	} else {
-		s.Lot.Wake(path, match)
+		wake = s.Lot.WakePrefix
+	}
+	if wake(path, match) > 0 {
+		Woken(sourceCluster)
 	}
 }
 
