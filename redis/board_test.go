@@ -1,0 +1,177 @@
+package redis
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// newBoard makes a board with those options.
+func newBoard(t *testing.T, block string) *Board {
+	t.Helper()
+	b := &Board{pace: hasty()}
+	if err := b.UnmarshalCaddyfile(caddyfile.NewTestDispenser("redis {\n" + block + "\n}")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	t.Cleanup(cancel)
+	if err := b.Provision(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Cleanup() })
+	if err := b.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestBoardLease(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	b := newBoard(t, "address "+s.addr)
+	ctx := context.Background()
+	claim := func(who string, known uint64, want bool, token uint64) (left time.Duration) {
+		t.Helper()
+		mine, got, left, _, _, err := b.Claim(ctx, "n", who, known, time.Minute)
+		if err != nil || mine != want || got != token || left <= 0 || left > time.Minute {
+			t.Errorf("%s: got %v, %d, %v, %v; want %v, %d", who, mine, got, left, err, want, token)
+		}
+		return left
+	}
+	claim("a", 0, true, 1)
+	claim("b", 0, false, 1)
+	claim("a", 0, true, 1)
+	if mine, err := b.Renew(ctx, "n", "b", 1, time.Minute); mine || err != nil {
+		t.Errorf("got %v, %v; want b not to have it", mine, err)
+	}
+	if mine, err := b.Renew(ctx, "n", "a", 1, time.Minute); !mine || err != nil {
+		t.Errorf("got %v, %v; want a to have it", mine, err)
+	}
+	if mine, err := b.Post(ctx, "n", "b", 1, []byte("x"), nil, time.Minute, []byte("m")); mine || err != nil {
+		t.Errorf("got %v, %v; want nothing posted by b", mine, err)
+	}
+	if mine, err := b.Post(ctx, "n", "a", 1, nil, []byte("f"), time.Minute, []byte("m")); !mine || err != nil {
+		t.Errorf("got %v, %v; want a fault posted", mine, err)
+	}
+	if st, ft, err := b.Fetch(ctx, "n"); string(st) != "" || string(ft) != "f" || err != nil {
+		t.Errorf("got %q, %q, %v", st, ft, err)
+	}
+	if mine, err := b.Post(ctx, "n", "a", 1, []byte("s"), nil, time.Minute, []byte("m")); !mine || err != nil {
+		t.Errorf("got %v, %v; want a state posted", mine, err)
+	}
+	if st, ft, err := b.Fetch(ctx, "n"); string(st) != "s" || len(ft) > 0 || err != nil {
+		t.Errorf("got %q, %q, %v; want the fault to have gone", st, ft, err)
+	}
+	if there, err := b.Keep(ctx, "n", time.Hour); !there || err != nil {
+		t.Errorf("got %v, %v", there, err)
+	}
+	if there, err := b.Keep(ctx, "m", time.Hour); there || err != nil {
+		t.Errorf("got %v, %v", there, err)
+	}
+	if err := b.Yield(ctx, "n", "b", 1, []byte("bye")); err != nil {
+		t.Error(err)
+	}
+	claim("b", 0, false, 1)
+	if err := b.Yield(ctx, "n", "a", 1, []byte("bye")); err != nil {
+		t.Error(err)
+	}
+	claim("b", 0, true, 2)
+	s.admin.FlushAll(ctx)
+	claim("a", 41, true, 42) // larger than what it knows, though redis has forgotten
+	for _, key := range s.admin.Keys(ctx, "*").Val() {
+		if !strings.HasPrefix(key, "long_poll:{default}:") || s.admin.PTTL(ctx, key).Val() <= 0 {
+			t.Errorf("%s lives for %v", key, s.admin.PTTL(ctx, key).Val())
+		}
+	}
+	s.admin.Set(ctx, "long_poll:{default}:lease:n", "nonsense", time.Minute)
+	if _, _, _, _, _, err := b.Claim(ctx, "n", "a", 0, time.Minute); err == nil {
+		t.Error("what is no lease was taken for one")
+	}
+}
+
+// What is sealed can be read by who knows the secret, and under its own name.
+func TestBoardSecret(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	ctx := context.Background()
+	open := newBoard(t, "address "+s.addr)
+	one := newBoard(t, "address "+s.addr+"\nsecret 0123456789abcdef")
+	same := newBoard(t, "address "+s.addr+"\nsecret 0123456789abcdef")
+	other := newBoard(t, "address "+s.addr+"\nsecret 0123456789abcdeg")
+	key := [32]byte{1}
+	if _, ok := open.Name(key, true); ok {
+		t.Error("requests with credentials have a name without a secret")
+	}
+	a, _ := one.Name(key, true)
+	b, _ := same.Name(key, true)
+	c, _ := other.Name(key, true)
+	d, _ := open.Name(key, false)
+	if a != b || a == c || a == d {
+		t.Errorf("got the names %s, %s, %s and %s", a, b, c, d)
+	}
+
+	heard, ready := make(chan string, 10), make(chan struct{}, 10)
+	stop := same.Follow(a, func(m []byte) { heard <- string(m) }, func(time.Duration) { ready <- struct{}{} })
+	defer stop()
+	<-ready
+	if err := other.Tell(ctx, a, []byte("forged")); err != nil {
+		t.Fatal(err)
+	}
+	if err := open.Tell(ctx, a, []byte("forged")); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Tell(ctx, a, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-heard; got != "hello" {
+		t.Errorf("heard %q", got)
+	}
+	if _, _, _, _, _, err := one.Claim(ctx, a, "w", 0, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if mine, err := one.Post(ctx, a, "w", 1, []byte("answer"), nil, time.Minute, []byte("m")); !mine || err != nil {
+		t.Fatal(mine, err)
+	}
+	if got := s.admin.Get(ctx, "long_poll:{default}:state:"+a).Val(); got == "" || strings.Contains(got, "answer") {
+		t.Errorf("kept %q", got)
+	}
+	for name, board := range map[string]*Board{"answer": same, "": other} {
+		if got, _, err := board.Fetch(ctx, a); string(got) != name || err != nil {
+			t.Errorf("got %q, %v; want %q", got, err, name)
+		}
+	}
+	s.admin.Copy(ctx, "long_poll:{default}:state:"+a, "long_poll:{default}:state:elsewhere", 0, true)
+	if got, _, err := same.Fetch(ctx, "elsewhere"); len(got) > 0 || err != nil {
+		t.Errorf("got %q under another name, %v", got, err)
+	}
+}
+
+func TestBoardAway(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	b := newBoard(t, "address "+s.addr)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	ready := make(chan time.Duration, 10)
+	stop := b.Follow("n", func([]byte) {}, func(within time.Duration) { ready <- within })
+	defer stop()
+	<-ready
+	if !b.Up() {
+		t.Error("a board that was reached is not up")
+	}
+	s.kill()
+	if err := b.Tell(ctx, "n", []byte("m")); err == nil {
+		t.Error("a message was told to nobody")
+	}
+	eventually(t, "the board down", func() bool { return !b.Up() })
+	s.start()
+	<-ready
+	eventually(t, "the board up", b.Up)
+	if err := b.Tell(ctx, "n", []byte("m")); err != nil {
+		t.Error(err)
+	}
+}
