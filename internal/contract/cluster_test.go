@@ -327,3 +327,51 @@ func TestClusterInterleavings(t *testing.T) {
 		}))
 	}
 }
+
+// contract 14.1: clients that come back as soon as they are told, at their own times, cost
+// the backend what they cost one Caddy.
+func TestClusterCost(t *testing.T) {
+	const changes = 12
+	checks := make(map[int]int64)
+	for _, n := range []int{1, 5} {
+		t.Run(fmt.Sprint(n), virtual(func(t *testing.T) {
+			f := newFlock(t, n, "hold 8s 50%")
+			for _, s := range f.sites {
+				says := f.says(s)
+				s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+					err := says(w, r)
+					time.Sleep(5 * time.Millisecond)
+					return err
+				})
+			}
+			var over atomic.Bool
+			var wg sync.WaitGroup
+			for i := range 100 {
+				wg.Go(func() {
+					last := "1"
+					for !over.Load() {
+						c := f.sites[i%n].get("/orders", `If-None-Match: "`+last+`"`)
+						<-c.done
+						if c.w.status == http.StatusOK {
+							last = c.w.body.String()
+						}
+						time.Sleep(time.Duration(rand.IntN(30)) * time.Millisecond)
+					}
+				})
+			}
+			time.Sleep(10 * time.Second)
+			reads, calls, began := f.reads.Load(), f.board.count(), time.Now()
+			for range changes {
+				time.Sleep(9700 * time.Millisecond)
+				f.value.Add(1)
+			}
+			checks[n] = f.reads.Load() - reads
+			t.Logf("%d checks and %d calls within %v and %d changes", checks[n], f.board.count()-calls, time.Since(began), changes)
+			over.Store(true)
+			wg.Wait()
+		}))
+	}
+	if checks[5] > checks[1]*105/100+changes/2 {
+		t.Errorf("%d checks by five; want those of one, %d", checks[5], checks[1])
+	}
+}
