@@ -175,3 +175,55 @@ func TestBoardAway(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// On a cluster all keys of a group are of one slot, and messages reach those who listen at
+// any node.
+func TestBoardOnACluster(t *testing.T) {
+	t.Parallel()
+	nodes := cluster(t)
+	a := newBoard(t, addresses(nodes)+"\ngroup orders\nsecret 0123456789abcdef")
+	ctx := context.Background()
+	heard, ready := make(chan string, 10), make(chan struct{}, 10)
+	stop := a.Follow("n", func(m []byte) { heard <- string(m) }, func(time.Duration) { ready <- struct{}{} })
+	defer stop()
+	<-ready
+	if mine, token, _, _, _, err := a.Claim(ctx, "n", "w", 0, time.Minute); !mine || token != 1 || err != nil {
+		t.Fatalf("got %v, %d, %v", mine, token, err)
+	}
+	if mine, err := a.Renew(ctx, "n", "w", 1, time.Minute); !mine || err != nil {
+		t.Errorf("got %v, %v", mine, err)
+	}
+	if mine, err := a.Post(ctx, "n", "w", 1, []byte("s"), nil, time.Minute, []byte("news")); !mine || err != nil {
+		t.Errorf("got %v, %v", mine, err)
+	}
+	if got := <-heard; got != "news" {
+		t.Errorf("heard %q", got)
+	}
+	if st, _, err := a.Fetch(ctx, "n"); string(st) != "s" || err != nil {
+		t.Errorf("got %q, %v", st, err)
+	}
+	if err := a.Yield(ctx, "n", "w", 1, []byte("bye")); err != nil {
+		t.Error(err)
+	}
+	if got := <-heard; got != "bye" {
+		t.Errorf("heard %q", got)
+	}
+}
+
+// A replica that takes its master's place takes leases, whatever it has forgotten.
+func TestBoardFailsOver(t *testing.T) {
+	t.Parallel()
+	master, _, sentinel := sentinels(t)
+	b := newBoard(t, "address "+sentinel.addr+"\nmaster main\npassword secret")
+	ctx := context.Background()
+	if mine, _, _, _, _, err := b.Claim(ctx, "n", "w", 0, time.Minute); !mine || err != nil {
+		t.Fatalf("got %v, %v", mine, err)
+	}
+	master.kill()
+	eventually(t, "a lease of the new master", func() bool {
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		mine, token, _, _, _, err := b.Claim(ctx, "n", "w", 7, time.Minute)
+		return err == nil && mine && token > 0
+	})
+}
