@@ -21,6 +21,9 @@ const maxPause = 1 << 31 * time.Second
 func RetryAfter(header http.Header, now time.Time) (pause time.Duration) {
 	for _, name := range PauseFields {
 		text := strings.TrimSpace(header.Get(name))
+		if text == "" {
+			continue // an error of ParseTime costs memory
+		}
 		if n, err := strconv.ParseUint(text, 10, 31); err == nil {
 			pause = max(pause, time.Duration(n)*time.Second)
 		} else if at, err := http.ParseTime(text); err == nil && name == "Retry-After" {
