@@ -136,8 +136,8 @@ func (s *State) Modified() time.Time {
 
 // memo is what was found out about a state once, for all who ask.
 type memo struct {
-	members sync.Map // of strings by gjson path, and by the types below
-	grown   func()   // see OnGrow
+	members atomic.Pointer[sync.Map] // of strings by gjson path, and by the types below; nil until there is one
+	grown   func()                   // see OnGrow
 
 	once  sync.Once // see Fields
 	shown []Field
@@ -151,9 +151,30 @@ type (
 	hashed    struct{}
 )
 
+// load is what was found out by that key.
+func (m *memo) load(key any) (v any, ok bool) {
+	if members := m.members.Load(); members != nil {
+		return members.Load(key)
+	}
+	return nil, false
+}
+
+// loadOrStore is what was found out by that key, or else v, which is from now on. Most
+// states are asked for nothing, and have no map.
+func (m *memo) loadOrStore(key, v any) (actual any, loaded bool) {
+	members := m.members.Load()
+	if members == nil {
+		members = new(sync.Map)
+		if !m.members.CompareAndSwap(nil, members) {
+			members = m.members.Load()
+		}
+	}
+	return members.LoadOrStore(key, v)
+}
+
 // JSON is a member of the JSON body; "" if it is missing, or the body no JSON.
 func (s *State) JSON(path string) string {
-	if v, ok := s.members.Load(path); ok {
+	if v, ok := s.load(path); ok {
 		return v.(string)
 	}
 	var v string
@@ -173,7 +194,7 @@ const littleText = 4 << 10
 
 // keep keeps a text that was looked up for all who look.
 func (s *State) keep(key any, v string) {
-	if _, there := s.members.LoadOrStore(key, v); !there && len(v) > littleText && s.grown != nil {
+	if _, there := s.loadOrStore(key, v); !there && len(v) > littleText && s.grown != nil {
 		s.grown()
 	}
 }
@@ -188,9 +209,9 @@ type made struct {
 // Made is what make makes of the state, once for all who ask with the same key, which is
 // of a type of theirs. It must not be changed.
 func (s *State) Made(key any, make func() []byte) []byte {
-	v, there := s.members.Load(key)
+	v, there := s.load(key)
 	if !there {
-		v, _ = s.members.LoadOrStore(key, new(made))
+		v, _ = s.loadOrStore(key, new(made))
 	}
 	m := v.(*made)
 	m.once.Do(func() {
@@ -205,11 +226,11 @@ func (s *State) Made(key any, make func() []byte) []byte {
 
 // IsJSON reports whether the body is JSON.
 func (s *State) IsJSON() bool {
-	if v, ok := s.members.Load(isJSON{}); ok {
+	if v, ok := s.load(isJSON{}); ok {
 		return v.(bool)
 	}
 	v := s.Source != nil && validJSON(s.Source.Plain())
-	s.members.Store(isJSON{}, v)
+	s.loadOrStore(isJSON{}, v)
 	return v
 }
 
@@ -237,21 +258,23 @@ func (s *State) Weight() (n int64) {
 	if s.Source != s.Answer {
 		of(s.Source)
 	}
-	s.members.Range(func(_, v any) bool {
-		switch v := v.(type) {
-		case string:
-			n += int64(len(v)) + 64
-		case *made:
-			n += v.size.Load() + 64
-		}
-		return true
-	})
+	if members := s.members.Load(); members != nil {
+		members.Range(func(_, v any) bool {
+			switch v := v.(type) {
+			case string:
+				n += int64(len(v)) + 64
+			case *made:
+				n += v.size.Load() + 64
+			}
+			return true
+		})
+	}
 	return n
 }
 
 // Text is the whole body.
 func (s *State) Text() string {
-	if v, ok := s.members.Load(wholeBody{}); ok {
+	if v, ok := s.load(wholeBody{}); ok {
 		return v.(string)
 	}
 	var v string

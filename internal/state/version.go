@@ -155,11 +155,11 @@ func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 		if a.unread {
 			return "", true
 		}
-		if v, ok := s.members.Load(hashed{}); ok {
+		if v, ok := s.load(hashed{}); ok {
 			return v, true
 		}
 		v := ru.hash(a)
-		s.members.Store(hashed{}, v)
+		s.loadOrStore(hashed{}, v)
 		return v, true
 	}
 	if name, ok := strings.CutPrefix(key, "header."); ok {
