@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -31,8 +32,8 @@ type Backend struct {
 	next   caddyhttp.Handler
 	ctx    context.Context // of the server, not of the client
 	server *caddyhttp.Server
-	orig   http.Request // as it was before it was rewritten
-	preset http.Header  // response fields that were set on the way to us
+	orig   original    // as it was before it was rewritten
+	preset http.Header // response fields that were set on the way to us
 	lent   *lent
 	alone  bool // nobody shares what it reads, so that checks carry the client's address
 
@@ -47,6 +48,13 @@ type Backend struct {
 	traitsOf  *http.Request   //
 }
 
+// original is what is known of a request as it was before it was rewritten.
+type original struct {
+	method string
+	url    *url.URL
+	uri    string
+}
+
 // Backend prepares checks on behalf of p. It runs while p's request is at hand: only
 // its own goroutine, or one that this waits for, may read it. Of the request it takes
 // what [share.Rules] say that all who share it have in common, and nothing else.
@@ -55,7 +63,9 @@ func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Ha
 	b := &Backend{Subject: p.Subject, c: c, next: next, preset: c.preset(w.Header()), alone: p.Variation.Alone()}
 	b.asker = share.Asker{ID: of.ID, Body: of.Body, User: of.User, Trusted: of.Trusted, Method: of.Method, Local: c.Share.LocalAddr(of)}
 	b.asker.ClientIP = c.Share.ClientIP(r, of, p.Variation)
-	b.asker.Groups = maps.Clone(of.Groups)
+	if len(of.Groups) > 0 {
+		b.asker.Groups = maps.Clone(of.Groups)
+	}
 	b.asker.Value = func(text string) string { return b.Replacer().ReplaceAll(text, "") }
 	for name, value := range of.Vars {
 		if share.CarriesVar(name) {
@@ -80,11 +90,14 @@ func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Ha
 		Header: c.Share.Carried(r, of, p.Variation), RemoteAddr: c.Share.RemoteAddr(r, p.Variation), TLS: completed(r.TLS, c.Share.Public),
 	}).WithContext(b.ctx)
 	b.Request.RequestURI = b.Request.URL.RequestURI()
-	b.orig = http.Request{Method: r.Method, URL: b.Request.URL, RequestURI: b.Request.RequestURI, RemoteAddr: b.Request.RemoteAddr}
+	b.orig = original{r.Method, b.Request.URL, b.Request.RequestURI}
 	if of.URL != nil {
-		b.orig.Method, b.orig.URL = of.Method, c.Share.URL(of.URL)
-		b.orig.RequestURI = b.orig.URL.RequestURI()
-		b.asker.URL = b.orig.URL
+		// Most requests are as they have come, and have one URL.
+		b.orig.method = of.Method
+		if u := c.Share.URL(of.URL); *u != *b.Request.URL {
+			b.orig.url, b.orig.uri = u, u.RequestURI()
+		}
+		b.asker.URL = b.orig.url
 	}
 	return b
 }
@@ -151,13 +164,12 @@ func (b *Backend) request(ctx context.Context, of *http.Request, repl *caddy.Rep
 		r.Body = io.NopCloser(bytes.NewReader(b.Body))
 		r.ContentLength = int64(len(b.Body))
 	}
+	// It is prepared as it was before it was rewritten, of which Caddy keeps a copy.
+	now := r.URL
+	r.Method, r.URL, r.RequestURI = b.orig.method, b.orig.url, b.orig.uri
 	r = caddyhttp.PrepareRequest(r, repl, w, b.server)
-	orig := b.orig
-	url := *orig.URL
-	orig.URL = &url
-	ctx = context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, orig)
-	// The replacer reads the context of the very request that it was prepared for.
-	*r = *r.WithContext(ctx)
+	r.Method, r.URL, r.RequestURI = of.Method, now, of.RequestURI
+	ctx = r.Context()
 	if vars, ok := ctx.Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		maps.Copy(vars, b.asker.Vars)
 		vars[caddyhttp.TrustedProxyVarKey] = b.asker.Trusted
