@@ -19,20 +19,28 @@ type lent struct {
 	sync.Mutex // protects what follows, and the client's replacer while it is parked
 	wanted     *wanted
 	repl       *caddy.Replacer // nil when the client has it back
-	values     map[string]any
-	names      []string // that a check has asked for, known or not, sorted: one more than share.MaxWanted at most
-	user       bool     // those who share have the same authenticated user
+	values     map[string]any  // nil until there is one
+	names      []string        // that a check has asked for, known or not, sorted: one more than share.MaxWanted at most
+	user       bool            // those who share have the same authenticated user
 }
 
 // lend looks up what was asked for before, and lends the rest.
 func (c *Checker) lend(repl *caddy.Replacer) *lent {
-	l := &lent{wanted: &c.wanted, repl: repl, values: make(map[string]any), user: !c.Share.Public}
+	l := &lent{wanted: &c.wanted, repl: repl, user: !c.Share.Public}
 	for _, key := range c.wanted.list() {
 		if v, ok := l.find(key); ok {
-			l.values[key] = v
+			l.note(key, v)
 		}
 	}
 	return l
+}
+
+// note keeps the value of a placeholder for the checks that follow.
+func (l *lent) note(key string, v any) {
+	if l.values == nil {
+		l.values = make(map[string]any)
+	}
+	l.values[key] = v
 }
 
 // find asks the client's replacer for what a check may ask for. A placeholder that panics
@@ -72,7 +80,7 @@ func (l *lent) get(key string) (any, bool) {
 	}
 	v, ok := l.repl.Get(key)
 	if ok {
-		l.values[key] = v
+		l.note(key, v)
 		l.wanted.add(key)
 	}
 	return v, ok
