@@ -60,6 +60,7 @@ func (b *Backend) Check(last *poll.Snapshot, abandoned <-chan struct{}) (now *st
 	// Placeholders of other modules, and what decodes the backend's bytes, run on the
 	// poller's goroutine, where nobody else would recover.
 	defer func() {
+		b.abandoned = nil // not kept during a pause
 		if p := recover(); p != nil {
 			b.c.Panicked("a check panicked", p)
 			b.slot.Release()
