@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 
@@ -75,11 +76,7 @@ func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Ha
 			b.asker.Vars[name] = value
 		}
 	}
-	b.ctx = context.Background()
-	if v := r.Context().Value(http.ServerContextKey); v != nil {
-		b.ctx = context.WithValue(b.ctx, http.ServerContextKey, v)
-	}
-	b.ctx = tap.MarkCheck(context.WithValue(b.ctx, http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(b.asker.Local))))
+	b.ctx = c.context(r.Context(), b.asker.Local)
 	b.server, _ = r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	b.lent = c.lend(p.Replacer())
 	p.Lent = b.lent
@@ -153,6 +150,33 @@ func (c *Checker) preset(header http.Header) http.Header {
 	preset := header.Clone()
 	c.lastPreset.Store(&preset)
 	return preset
+}
+
+// way is a context of checks, and what it was made of.
+type way struct {
+	context.Context
+	server *http.Server
+	local  netip.AddrPort
+}
+
+// context is that of checks that have come to local by the server of ctx, and of nothing
+// that a client or a handler has set. As a rule it is the same for all requests.
+func (c *Checker) context(ctx context.Context, local netip.AddrPort) context.Context {
+	of := ctx.Value(http.ServerContextKey)
+	server, known := of.(*http.Server)
+	known = known || of == nil
+	if last := c.lastWay.Load(); last != nil && known && last.server == server && last.local == local {
+		return last.Context
+	}
+	w := &way{context.Background(), server, local}
+	if of != nil {
+		w.Context = context.WithValue(w.Context, http.ServerContextKey, of)
+	}
+	w.Context = tap.MarkCheck(context.WithValue(w.Context, http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(local))))
+	if known {
+		c.lastWay.Store(w)
+	}
+	return w.Context
 }
 
 // request is a fresh request for one check, made from of: the Request of b, as it was when

@@ -32,6 +32,7 @@ type Checker struct {
 
 	wanted     wanted
 	lastPreset atomic.Pointer[http.Header]
+	lastWay    atomic.Pointer[way]
 }
 
 // Probe is a cheap URI that is checked in place of the resource.
