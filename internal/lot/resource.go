@@ -18,12 +18,35 @@ type Snapshot[S any] struct {
 	last    uint64        // the number of the last check, good or not; 0 if it began who knows when
 	known   bool          // a check was ever good
 	failed  bool          // the last check was not
-	next    chan struct{} // closed when another check has ended
+	next    atomic.Value  // see Next; nil where nobody has asked for it
 	changed chan struct{} // closed when a check has found something else, or by a drain; all snapshots until then share it
 }
 
 // Next is closed when another check has ended.
-func (s *Snapshot[S]) Next() <-chan struct{} { return s.next }
+func (s *Snapshot[S]) Next() <-chan struct{} {
+	next := s.next.Load()
+	if next == nil {
+		// Those who are parked until something changes have no need of it.
+		if next = any(make(chan struct{})); !s.next.CompareAndSwap(nil, next) {
+			next = s.next.Load()
+		}
+	}
+	return next.(chan struct{})
+}
+
+// supersede closes Next.
+func (s *Snapshot[S]) supersede() {
+	if next := s.next.Swap(past); next != nil {
+		close(next.(chan struct{}))
+	}
+}
+
+// past is closed.
+var past = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // Changed is closed when a check has found something else, or, where somebody is
 // parked, when the lot is drained.
@@ -83,7 +106,7 @@ type Resource[S any] struct {
 
 func newResource[S any](l *Lot[S], key Key, name Name) *Resource[S] {
 	r := &Resource[S]{lot: l, key: key, Name: name}
-	r.snapshot.Store(&Snapshot[S]{next: make(chan struct{}), changed: make(chan struct{})})
+	r.snapshot.Store(&Snapshot[S]{changed: make(chan struct{})})
 	return r
 }
 
@@ -316,14 +339,14 @@ func (r *Resource[S]) putLocked(s *Snapshot[S], changed bool, due time.Time) {
 		return
 	}
 	old := r.snapshot.Load()
-	s.next, s.changed = make(chan struct{}), old.changed
+	s.changed = old.changed
 	if changed {
 		s.changed = make(chan struct{})
 	}
 	// Stored before it is announced: who is woken finds it.
 	r.snapshot.Store(s)
 	r.mu.Unlock()
-	close(old.next)
+	old.supersede()
 	if changed {
 		close(old.changed)
 	}
