@@ -84,7 +84,7 @@ func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Ha
 	b.Request = (&http.Request{
 		Method: r.Method, URL: c.Share.URL(r.URL), Host: p.Name.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: c.Share.Carried(r, of, p.Variation), RemoteAddr: c.Share.RemoteAddr(r, p.Variation), TLS: completed(r.TLS, c.Share.Public),
+		Header: c.alike.Carried(c.Share, r, of, p.Variation), RemoteAddr: c.Share.RemoteAddr(r, p.Variation), TLS: completed(r.TLS, c.Share.Public),
 	}).WithContext(b.ctx)
 	b.Request.RequestURI = b.Request.URL.RequestURI()
 	b.orig = original{r.Method, b.Request.URL, b.Request.RequestURI}
@@ -125,7 +125,7 @@ func (b *Backend) Splits() (field string, many bool) {
 // Traits are those of the checks. Only the poller calls it.
 func (b *Backend) Traits() []share.Trait {
 	if b.traitsOf != b.Request {
-		b.traits, b.traitsOf = share.Traits(b.Request), b.Request
+		b.traits, b.traitsOf = b.c.alike.Traits(b.Request), b.Request
 	}
 	return b.traits
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/share"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
@@ -33,6 +34,7 @@ type Checker struct {
 	wanted     wanted
 	lastPreset atomic.Pointer[http.Header]
 	lastWay    atomic.Pointer[way]
+	alike      share.Alike
 }
 
 // Probe is a cheap URI that is checked in place of the resource.

@@ -126,7 +126,16 @@ func (ru *Rules) addWho(d *digest, r *http.Request, a *Asker) {
 // that.
 func (ru *Rules) Carried(r *http.Request, a *Asker, v *Variation) http.Header {
 	header := make(http.Header, len(r.Header)+2)
-	ru.each(r, v, nil, func(name string, values []string) { header[name] = slices.Clone(values) })
+	ru.carry(header, r, a, v)
+	for name, values := range header {
+		header[name] = slices.Clone(values)
+	}
+	return header
+}
+
+// carry fills header, which is empty, with what is carried: the values are those of r.
+func (ru *Rules) carry(header http.Header, r *http.Request, a *Asker, v *Variation) {
+	ru.each(r, v, nil, func(name string, values []string) { header[name] = values })
 	if !ru.compares(r, v, "User-Agent") {
 		header["User-Agent"] = []string{ru.UserAgent}
 	}
@@ -134,7 +143,6 @@ func (ru *Rules) Carried(r *http.Request, a *Asker, v *Variation) http.Header {
 		// The backend is told by the peer, which is trusted, who the client is.
 		header["X-Forwarded-For"] = []string{a.ClientIP}
 	}
-	return header
 }
 
 // each calls f for each field that is compared and carried, in a fixed order, with its
