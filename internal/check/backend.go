@@ -36,17 +36,18 @@ type Backend struct {
 	orig   original    // as it was before it was rewritten
 	preset http.Header // response fields that were set on the way to us
 	lent   *lent
-	alone  bool // nobody shares what it reads, so that checks carry the client's address
 
 	// only the poller's
 	repl      *caddy.Replacer // see replacer
 	about     *state.State    // what the placeholders of repl speak of; nil is no state
 	slot      *tap.Slot       // of the next exchange
 	abandoned <-chan struct{} // of the check that is being made
-	retries   bool            // an exchange that has failed may be made once more
 	renewed   []string        // see renew
 	traits    []share.Trait   // of the request traitsOf
 	traitsOf  *http.Request   //
+	retries   bool            // an exchange that has failed may be made once more
+
+	alone bool // nobody shares what it reads, so that checks carry the client's address
 }
 
 // original is what is known of a request as it was before it was rewritten.

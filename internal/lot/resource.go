@@ -69,13 +69,13 @@ type Resource[S any] struct {
 
 	// protected by lot.mu
 	key       Key
-	listed    bool          // it can be found, by path at least
 	members   int           // requests that have joined
 	idle      *list.Element // in lot.idle, while there are no members
 	linger    *time.Timer   // forgets it
 	onForget  []func()
 	weight    int64 // in bytes; 0 from when it is forgotten
 	forgotten bool  // onForget was called
+	listed    bool  // it can be found, by path at least
 
 	mu       sync.Mutex  // protects what follows
 	waiters  int         // members who wait for a check or a change
