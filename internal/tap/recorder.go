@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
+	"slices"
 	"sync"
 )
 
@@ -146,8 +147,11 @@ func (w *Recorder) Result(err error) (*Said, error) {
 	case w.status == statusAborted, int64(w.body.Len()) < announced(int(w.status), w.final, w.bodiless):
 		return nil, ErrAborted
 	}
-	body := make([]byte, w.body.Len()) // a buffer's own array is up to twice as large
-	copy(body, w.body.Bytes())
+	body := slices.Clip(w.body.Bytes()) // whatever the handlers still write comes behind it
+	if body == nil || w.body.Cap()-len(body) > len(body)/8 {
+		// Of what came in pieces the buffer's own array is up to twice as large.
+		body = append(make([]byte, 0, len(body)), body...)
+	}
 	return &Said{Status: int(w.status), Header: w.final, Body: body}, nil
 }
 

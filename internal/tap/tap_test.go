@@ -1,6 +1,7 @@
 package tap
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -27,6 +28,32 @@ func model(sc script) (status int, body string, err error) {
 		}
 	}
 	return status, body, nil
+}
+
+// TestRecorderKeeps: what was recorded stays as it is, whatever handlers write that go on,
+// and takes no more memory than it must.
+func TestRecorderKeeps(t *testing.T) {
+	for _, pieces := range [][]int{{}, {0}, {1}, {64}, {300}, {1024}, {300, 1}, {40, 40, 40}, {1000, 1000, 1000}} {
+		w, want := NewRecorder(nil, 1<<20, false), []byte{}
+		w.WriteHeader(http.StatusOK)
+		for i, n := range pieces {
+			piece := bytes.Repeat([]byte{byte('a' + i)}, n)
+			w.Write(piece)
+			want = append(want, piece...)
+			clear(piece) // it is the handler's
+		}
+		said, err := w.Result(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Write([]byte("more"))
+		if said.Body == nil || !bytes.Equal(said.Body, want) || cap(said.Body) != len(want) {
+			t.Errorf("pieces %v: got %d bytes of %d, and want %d", pieces, len(said.Body), cap(said.Body), len(want))
+		}
+		if now := append(said.Body, "other"...); !bytes.HasPrefix(w.body.Bytes(), want) || !bytes.HasPrefix(now, want) {
+			t.Errorf("pieces %v: got that one writes over the other", pieces)
+		}
+	}
 }
 
 // TestRecorder holds the recorder against the model, for every order.
