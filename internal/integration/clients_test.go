@@ -82,6 +82,7 @@ func testClients(t *testing.T, caddy binary) {
 	for _, tagless := range []bool{false, true} {
 		c.tagless.Store(tagless)
 		c.reload(t, site(c.port, c.plain()))
+		patiently(t, "all ask the backend", func() bool { return len(c.products()) == n })
 		for _, product := range c.products() {
 			paced(t, "a site without long_poll by "+product, func() int64 { return c.askedBy(product) }, 3, time.Second)
 		}
