@@ -49,7 +49,6 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/cluster"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
-	"github.com/caddy-longpoll/caddy-longpoll/internal/line"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
@@ -222,9 +221,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.Probe.Method = http.MethodGet
 	}
 	h.site = &ops.Site{
-		Line: line.New(time.Duration(*h.Hold), h.HoldAuto), Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
+		Shadow: h.Shadow, OnError: cmp.Or(h.OnError, "hold"), Interval: time.Duration(*h.Interval), Log: ctx.Logger(),
 		Lot: lot.New[*state.Reading](h.Bounds.Limits()),
 	}
+	h.site.Hear(ctx, h, time.Duration(*h.Hold), h.HoldAuto)
 	h.site.Reached(before)
 	h.wakes = wake.NewSet(h.site) // Cleanup needs the site and these, whatever fails from here on
 	if err := h.furnish(looks); err != nil {

@@ -118,7 +118,8 @@ func (h hop) start(t *testing.T, behind string) string {
 func testHoldAutoBehind(h hop) func(*testing.T, binary) {
 	return func(t *testing.T, caddy binary) {
 		port := freePort(t)
-		s := caddy.start(t, "", fmt.Sprintf(":%s {\n\tlong_poll {\n\t\thold auto\n\t}\n\treverse_proxy %s\n}\n", port, serveBackend(t, nil).addr))
+		sites := fmt.Sprintf(":%s {\n\tlong_poll {\n\t\thold auto\n\t}\n\treverse_proxy %s\n}\n", port, serveBackend(t, nil).addr)
+		s := caddy.start(t, "", sites)
 		client := newClient(t, h.start(t, port))
 
 		const clients = 60
@@ -176,6 +177,10 @@ func testHoldAutoBehind(h hop) func(*testing.T, binary) {
 		t.Logf("found after %d polls, %d of them cut", polls.Load(), cuts.Load())
 		if n := strings.Count(s.logs.String(), `"something cuts silent connections after `); n != 1 {
 			t.Errorf("warned %d times", n)
+		}
+		s.reload(t, sites) // which forgets nothing
+		if s.metric("caddy_long_poll_cut_seconds") == 0 {
+			t.Error("a reload forgets what cuts")
 		}
 		found.Store(true)
 		for i := range held {

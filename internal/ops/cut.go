@@ -1,14 +1,55 @@
 package ops
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"math"
 	"strconv"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/line"
 )
+
+// place is where a handler stands in its configuration.
+type place struct {
+	config *prometheus.Registry // each configuration has one; nil outside of Caddy
+	server string
+	given  [sha256.Size]byte // what the handler was given: its digest, since that may have secrets
+}
+
+// Hear gives the site its line. What is known of it survives a reload: the line is that of
+// the handler which the configuration before had there, of the same server and the same in
+// all that it is given, and of several such the one in the same order; else a new one. most
+// and auto are as [line.New] has them.
+func (s *Site) Hear(ctx caddy.Context, handler any, most time.Duration, auto bool) {
+	s.Line = line.New(most, auto)
+	given, err := json.Marshal(handler)
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if s.place.config = ctx.GetMetricsRegistry(); s.place.config == nil || err != nil || !ok {
+		s.place.config = nil
+		return
+	}
+	s.place.server, s.place.given = server.Name(), sha256.Sum256(given)
+	taken := make(map[*line.Line]bool)
+	all := Live.Sites()
+	for _, o := range all {
+		if o.place.config == s.place.config {
+			taken[o.Line] = true
+		}
+	}
+	for _, o := range all {
+		if o.place.config != nil && o.place.server == s.place.server && o.place.given == s.place.given && !taken[o.Line] {
+			s.Line = o.Line
+			return
+		}
+	}
+}
 
 // cutStats is something on the way to a handler that cuts silent connections.
 type cutStats struct {

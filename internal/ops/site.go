@@ -24,7 +24,7 @@ type Site struct {
 	OnError  string // hold or release
 	Interval time.Duration
 	Lot      *poll.Lot
-	Line     *line.Line
+	Line     *line.Line // see Hear
 	Log      *zap.Logger
 	Wakers   []Source
 	Cluster  Cluster // nil without one
@@ -36,6 +36,7 @@ type Site struct {
 	split       sync.Once
 	cut         sync.Once
 
+	place    place
 	streams  atomic.Int64 // open now
 	outage   outage
 	refusals refusals
