@@ -3,6 +3,7 @@
 //
 //	go run . [-quick] [-peers] [-o file.md] [-n 9900] [-rounds 3] [-run regexp] [subject...]
 //	go run . wake
+//	go run . cluster [-n 1000] [-caddys 5]
 //	go run . soak [-for 30m]
 //	go run . plot [-o ../docs/img/backend.svg]
 //
@@ -47,6 +48,9 @@ func main() {
 			fatal(map[string]func(spec) error{"serve": serve, "backend": backend}[os.Args[1]](s))
 		case "wake":
 			fatal(wakeCommand(os.Args[2:]))
+			return
+		case "cluster":
+			fatal(clusterCommand(os.Args[2:]))
 			return
 		case "soak":
 			fatal(soakCommand(os.Args[2:]))
