@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
@@ -25,6 +26,8 @@ type line struct {
 	cancel context.CancelFunc
 	kick   chan struct{} // tells hold that there is something in touched
 	denied chan struct{} // tells hold that there is something to ask for again
+	heard  atomic.Int64  // when something has come in last, in nanoseconds since line's begin
+	begun  time.Time
 
 	// All of it is protected by link.mu, and forgotten with the connection.
 	sent    map[name]bool     // what the server was asked for, and if it said yes; nil without a connection
@@ -33,7 +36,7 @@ type line struct {
 }
 
 func newLine(l *link, to node) *line {
-	ln := &line{link: l, to: to, kick: make(chan struct{}, 1), denied: make(chan struct{}, 1)}
+	ln := &line{link: l, to: to, kick: make(chan struct{}, 1), denied: make(chan struct{}, 1), begun: time.Now()}
 	ln.ctx, ln.cancel = context.WithCancel(l.ctx)
 	return ln
 }
@@ -136,7 +139,9 @@ func (ln *line) keep(ctx context.Context, conn *goredis.PubSub, master string, l
 		case <-ln.kick:
 			err = ln.flush(ctx, conn)
 		case <-ping.C:
-			err = conn.Ping(ctx)
+			if time.Since(ln.begun)-time.Duration(ln.heard.Load()) > p.ping/2 { // else what came in says as much
+				err = conn.Ping(ctx)
+			}
 		case <-ln.denied:
 			if retry == nil {
 				retry = time.After(pause)
@@ -176,7 +181,8 @@ func (ln *line) follow(ctx context.Context, master string, deposed chan<- struct
 func (ln *line) read(ctx context.Context, conn *goredis.PubSub) error {
 	var who []listener
 	for {
-		msg, err := conn.ReceiveTimeout(ctx, ln.link.pace.ping+ln.link.pace.pong)
+		msg, err := conn.ReceiveTimeout(ctx, ln.link.pace.ping*3/2+ln.link.pace.pong)
+		ln.heard.Store(int64(time.Since(ln.begun)))
 		var refusal goredis.Error
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

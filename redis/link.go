@@ -53,7 +53,7 @@ type pace struct {
 	spread   time.Duration // over which the checks after an outage are spread
 }
 
-// A half-open connection is noticed within ping and pong. Redis answers a ping
+// A half-open connection is noticed within one and a half times ping, and pong. Redis answers a ping
 // within milliseconds unless a slow command blocks it.
 var defaultPace = pace{
 	ping:     3 * time.Second,
