@@ -222,6 +222,11 @@ func (m *Member) claim() bool {
 		return true
 	}
 	m.becomeLocked(follows)
+	for _, r := range []*report{kept, failed} {
+		if r != nil && r.token == token && r.seq > m.seq { // it is from who has the lease now
+			m.seq, m.holder, m.wakes, m.by = r.seq, r.from, r.wakes, r.by
+		}
+	}
 	m.mu.Unlock()
 	m.resource.Postpone(time.Now().Add(max(left, 0) + spread(m.pause/20) + 5*time.Millisecond))
 	m.adoptKept(kept, failed)

@@ -319,7 +319,7 @@ func TestClusterInterleavings(t *testing.T) {
 			over.Store(true)
 			wg.Wait()
 			all := f.park()
-			settle(2 * time.Second)
+			settle(time.Second) // of the three for which they wait
 			f.holder()
 			f.value.Add(1)
 			settle(time.Second)
