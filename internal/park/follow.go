@@ -69,14 +69,15 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 	timer := time.NewTimer(min(st.Rest(), p.TimeLeft()))
 	defer timer.Stop()
 	for {
+		parked := m.Parked()
 		v, awaited := sp.step(p, m, w, start)
 		switch v.Kind {
 		case poll.Ready, poll.Hold:
 			if end, more := sp.tell(p, m, w, v, st); !more {
 				return end
 			}
-			if v.Kind == poll.Ready && p.TimeLeft() > 0 {
-				continue // meanwhile there may be more to say
+			if (v.Kind == poll.Ready || !parked) && p.TimeLeft() > 0 {
+				continue // meanwhile there may be more to say, and who is parked may await something else
 			}
 			timer.Reset(min(st.Rest(), p.TimeLeft()))
 		case poll.Ask:

@@ -87,6 +87,8 @@ func (p *Poll) lookOnFault(m *Waiter, s *Snapshot) Verdict {
 		return Verdict{Kind: Ask}
 	case known && p.Recent(m, s) && !p.Holds(s.State):
 		return Verdict{Ready, s.State}
+	case m.Parked() && s.Known() && !(known && p.Holds(s.State)):
+		return Verdict{Kind: Ask} // what it awaits may be what was known, and so no change to anybody else
 	}
 	return Verdict{Kind: Hold}
 }

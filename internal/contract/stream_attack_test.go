@@ -1,0 +1,26 @@
+package contract_test
+
+import (
+	"testing"
+	"time"
+)
+
+// TestStreamAfterOutage: who comes during an outage and has something else than what was
+// known before it is told that as soon as the outage is over, though for everybody else
+// nothing has changed (contract 7.2).
+func TestStreamAfterOutage(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nheartbeat 10m\nstream_timeout 1h")
+		stays := s.get("/", events).hears("1 state 1")
+		s.backend.say(unreachable)
+		settle(1100 * time.Millisecond)
+		ahead, none, same := s.get("/", events, `Last-Event-ID: "0"`), s.get("/", events), s.get("/", events, `Last-Event-ID: "1"`)
+		settle(time.Minute)
+		s.backend.say(tagged("1"))
+		settle(12 * time.Second) // as long as the longest pause of an outage
+		ahead.hears("1 state 1")
+		none.hears("1 state 1")
+		same.hears("")
+		stays.hears("1 state 1")
+	})(t)
+}
