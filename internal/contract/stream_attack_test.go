@@ -24,3 +24,18 @@ func TestStreamAfterOutage(t *testing.T) {
 		stays.hears("1 state 1")
 	})(t)
 }
+
+// TestStreamOfWhatIsAllowed: a format that is not allowed is a media type like any other.
+func TestStreamOfWhatIsAllowed(t *testing.T) {
+	for _, c := range []struct{ block, accept, want string }{
+		{"stream sse", "application/x-ndjson, text/event-stream", "text/event-stream"},
+		{"stream sse", "application/x-ndjson, text/event-stream;q=0.9", ""},
+		{"stream ndjson", "text/event-stream, application/x-ndjson", "application/x-ndjson"},
+		{"stream ndjson sse", "text/event-stream, application/x-ndjson", "text/event-stream"},
+	} {
+		t.Run(c.block+" "+c.accept, virtual(func(t *testing.T) {
+			s := newSite(t, steady+c.block)
+			s.get("/", "Accept: "+c.accept).head(200, "Content-Type: "+c.want)
+		}))
+	}
+}

@@ -32,7 +32,11 @@ func (sw *Writer) Format(r *http.Request) Format {
 	if len(sw.Stream) == 0 || r.Method != http.MethodGet {
 		return ""
 	}
-	kind := httphdr.Preferred(r.Header, kinds)
+	offered := make([]string, 0, len(kinds)) // on the stack
+	for _, format := range sw.Stream {
+		offered = append(offered, Format(format).kind())
+	}
+	kind := httphdr.Preferred(r.Header, offered)
 	for _, format := range sw.Stream {
 		if kind == Format(format).kind() {
 			return Format(format)
