@@ -39,3 +39,27 @@ func TestStreamOfWhatIsAllowed(t *testing.T) {
 		}))
 	}
 }
+
+// TestStreamOnChange: what on_change makes is told like a body: it may be empty, and has
+// to be a text.
+func TestStreamOnChange(t *testing.T) {
+	for _, block := range []string{"on_change 204", "on_change 200"} {
+		t.Run(block, virtual(func(t *testing.T) {
+			s := newSite(t, steady+"stream\n"+block)
+			c, byLine := s.get("/", events).hears("1"), s.get("/", lines)
+			settle(0)
+			s.backend.say(tagged("2"))
+			settle(1100 * time.Millisecond)
+			c.hears("1 | 2")
+			if got := byLine.heard(); got != "\"\"\n\"\"\n" {
+				t.Errorf("got the lines %q", got)
+			}
+		}))
+	}
+	t.Run("no text", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\non_change 200 \"is {lp.body}\"")
+		s.backend.say(reply(200, "\xff", `ETag: "1"`))
+		s.get("/", events).wants("406 answered")
+		s.get("/", lines).wants("406 answered")
+	}))
+}

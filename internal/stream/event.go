@@ -35,7 +35,7 @@ type eventOf Format
 // told it in that format, but where on_change may say something else to each.
 func (l *line) event(s *state.Reading) []byte {
 	if s.Code()/100 == 2 && l.Replies.OnChange != nil {
-		return l.whole(s, l.Replies.Rendered(l.p, s))
+		return l.whole(s, text(l.Replies.Rendered(l.p, s)))
 	}
 	return s.Made(eventOf(l.format), func() []byte { return l.whole(s, plain(s.Answer)) })
 }
@@ -46,11 +46,19 @@ func plain(a *state.Answer) []byte {
 		return nil
 	}
 	body := a.Plain()
-	if body == nil && len(a.Body) == 0 {
-		body = []byte{}
+	if body == nil && len(a.Body) > 0 {
+		return nil // nobody knows its content coding
 	}
-	if !sse.Streamable(body) {
+	return text(body)
+}
+
+// text is a body as it is told, which may be empty; nil if it is none.
+func text(body []byte) []byte {
+	switch {
+	case !sse.Streamable(body):
 		return nil
+	case body == nil:
+		return []byte{}
 	}
 	return body
 }
