@@ -1,8 +1,12 @@
 package contract_test
 
 import (
+	"fmt"
+	"net/http"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // TestStreamAfterOutage: who comes during an outage and has something else than what was
@@ -62,4 +66,30 @@ func TestStreamOnChange(t *testing.T) {
 		s.get("/", events).wants("406 answered")
 		s.get("/", lines).wants("406 answered")
 	}))
+}
+
+// TestStreamPlaceholders: what is told with placeholders, and what handlers in front set as
+// the stream begins, does not touch the placeholders of the request while a check looks
+// there for what was set on the way.
+func TestStreamPlaceholders(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\ninterval 1ms\non_change 200 {lp.etag}\nheader X-Etag {lp.etag}{map.out}")
+		s.before = func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("map.out", "x")
+		}
+		n := 0
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			n++
+			for i := range 100 { // what nobody knows is looked up anew each time
+				repl.Get(fmt.Sprint("nobody.", i))
+			}
+			return tagged(fmt.Sprint(n))(w, r)
+		})
+		c := s.get("/", events)
+		settle(100 * time.Millisecond)
+		if heard, _ := parseEvents(c.heard()); len(heard) < 10 {
+			t.Errorf("heard %d events", len(heard))
+		}
+	})(t)
 }

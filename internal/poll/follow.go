@@ -93,6 +93,17 @@ func (p *Poll) lookOnFault(m *Waiter, s *Snapshot) Verdict {
 	return Verdict{Kind: Hold}
 }
 
+// Reclaim has no check look up the placeholders of the request, which tell what p was told
+// too, until the returned function is called: a stream is told while checks are made on
+// its behalf.
+func (p *Poll) Reclaim() (lend func()) {
+	if p.Lent == nil {
+		return func() {}
+	}
+	p.Lent.Lock()
+	return p.Lent.Unlock
+}
+
 // Names reports whether the client has named the version of s, which was before.
 func (p *Poll) Names(s *delta.State) bool {
 	switch {

@@ -330,6 +330,7 @@ func (re *Writer) Admit(p *poll.Poll, header http.Header) {
 
 // Rendered is what on_change, which there is, makes of s for p.
 func (re *Writer) Rendered(p *poll.Poll, s *state.Reading) []byte {
+	defer p.Reclaim()()
 	told := p.Told
 	p.Told = s
 	text, _ := re.OnChange.render(p.Replacer())

@@ -134,6 +134,7 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 func (l *line) begin(s *state.Reading, present bool) {
 	l.begun, l.ctrl = true, http.NewResponseController(l.w)
 	l.Open(1)
+	defer l.p.Reclaim()() // handlers in front may look placeholders up as the head goes by
 	l.p.Outcome, l.p.Told = poll.Streamed, s
 	header := l.w.Header()
 	if s != nil {
