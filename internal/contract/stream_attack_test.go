@@ -93,3 +93,36 @@ func TestStreamPlaceholders(t *testing.T) {
 		}
 	})(t)
 }
+
+// TestDeltaOfProbe: the version that a probe gives is not that of one body: what was read
+// behind it may have been newer.
+func TestDeltaOfProbe(t *testing.T) {
+	for _, fields := range [][]string{nil, {`ETag: "static"`}} {
+		t.Run(fmt.Sprint(fields), virtual(func(t *testing.T) {
+			s := newSite(t, steady+"stream\ndelta json_patch\nprobe /probe\nlinger 1s")
+			say := func(version, body int) {
+				s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+					if r.URL.Path == "/probe" {
+						return reply(200, "", fmt.Sprintf("ETag: %q", fmt.Sprint(version)))(w, r)
+					}
+					return reply(200, document(body, ""), fields...)(w, r)
+				})
+			}
+			say(7, 7)
+			first := s.get("/", events)
+			heard, _ := parseEvents(first.heard())
+			first.leave()
+			settle(10 * time.Second) // it is forgotten
+			say(7, 8)                // the probe is asked just before a change, and the resource after it
+			c := s.get("/", events, "Last-Event-ID: "+heard[0].id)
+			settle(0)
+			say(8, 8)
+			settle(1100 * time.Millisecond)
+			more, _ := parseEvents(c.heard())
+			got := applied(t, "json_patch", append(heard, more...))
+			if want := document(8, ""); got[len(got)-1] != want {
+				t.Errorf("heard %v, %v: the client has %s; want %s", heard, more, got[len(got)-1], want)
+			}
+		}))
+	}
+}

@@ -23,7 +23,7 @@ func (r *Reading) Remember(old *Reading, ru *Rules) {
 	if r.History != nil && old.Version == r.Version && bytes.Equal(old.Answer.Body, r.Answer.Body) {
 		return
 	}
-	s := delta.State{Version: r.Version.Text, Tag: r.ETag, Body: r.Answer.Plain(), Named: ru.namesBody(r.Answer)}
+	s := delta.State{Version: r.Version.Text, Tag: r.ETag, Body: r.Answer.Plain(), Named: ru.namesBody(r.State)}
 	if r.History == nil {
 		r.History = delta.NewHistory(ru.Delta, s)
 	} else {
@@ -31,11 +31,12 @@ func (r *Reading) Remember(old *Reading, ru *Rules) {
 	}
 }
 
-// namesBody reports whether the version of a is that of no other body: a strong ETag, or the
+// namesBody reports whether the version of s is that of no other body: a strong ETag, or the
 // hash over all of it. Of any other there can be several, and a client that names it may
-// have one that was never seen here.
-func (ru *Rules) namesBody(a *Answer) bool {
-	return !ru.Hashes() && !ru.Configured && !strings.HasPrefix(a.Header.Get("Etag"), "W/")
+// have one that was never seen here. The version of a probe is one of these: the resource
+// is read after it, and may have changed in between.
+func (ru *Rules) namesBody(s *State) bool {
+	return !ru.Hashes() && !ru.Configured && s.Source == s.Answer && !strings.HasPrefix(s.Answer.Header.Get("Etag"), "W/")
 }
 
 // Weight is how many bytes are kept because of r, about.
