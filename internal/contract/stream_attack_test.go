@@ -126,3 +126,24 @@ func TestDeltaOfProbe(t *testing.T) {
 		}))
 	}
 }
+
+// TestDeltaOfSeveral: a client that names several versions is not sent a patch of which it
+// can not know what it is of.
+func TestDeltaOfSeveral(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\ndelta json_patch")
+		say := func(n int) { s.backend.say(reply(200, document(n, ""), fmt.Sprintf("ETag: \"%d\"", n))) }
+		say(1)
+		s.get("/", events).heard()
+		say(2)
+		settle(1100 * time.Millisecond)
+		say(3)
+		settle(1100 * time.Millisecond)
+		for _, tags := range []string{`"1", "2"`, `"1", "0"`} {
+			if heard, _ := parseEvents(s.get("/", events, "If-None-Match: "+tags).heard()); len(heard) != 1 || heard[0].name != "" {
+				t.Errorf("%s: heard %v; want the state", tags, heard)
+			}
+		}
+		s.get("/", `If-None-Match: "1", "2"`, "A-IM: json-patch").wants("226 answered").wantsField("Delta-Base", `"2"`)
+	})(t)
+}

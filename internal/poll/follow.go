@@ -104,7 +104,8 @@ func (p *Poll) Reclaim() (lend func()) {
 	return p.Lent.Unlock
 }
 
-// Names reports whether the client has named the version of s, which was before.
+// Names reports whether the client has named the version of s, which was before. The
+// client of a stream that names several is not told of which of them a patch is.
 func (p *Poll) Names(s *delta.State) bool {
 	switch {
 	case p.byID:
@@ -112,5 +113,5 @@ func (p *Poll) Names(s *delta.State) bool {
 	case p.since != "":
 		return s.Version == p.since || p.rules.Version == "" && s.Tag != "" && httphdr.Opaque(p.since) == httphdr.Opaque(s.Tag)
 	}
-	return s.Tag != "" && !slices.Contains(p.tags, "*") && state.MatchesTag(p.tags, s.Tag)
+	return s.Tag != "" && !(p.follows && len(p.tags) > 1) && !slices.Contains(p.tags, "*") && state.MatchesTag(p.tags, s.Tag)
 }
