@@ -3,6 +3,8 @@ package contract_test
 import (
 	"fmt"
 	"net/http"
+	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -145,5 +147,37 @@ func TestDeltaOfSeveral(t *testing.T) {
 			}
 		}
 		s.get("/", `If-None-Match: "1", "2"`, "A-IM: json-patch").wants("226 answered").wantsField("Delta-Base", `"2"`)
+	})(t)
+}
+
+// TestStreamKeepsNoBody: streams that are silent keep none of the bodies of one version
+// that they were told at different times.
+func TestStreamKeepsNoBody(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nstream_timeout 1h\ndelta json_patch\nignore time")
+		heap := func() int {
+			var m runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc)
+		}
+		const n, size = 60, 200 << 10
+		text := strings.Repeat("x", size)
+		s.get("/", events) // who stays, so that nothing is forgotten
+		before := heap()
+		for i := range n {
+			s.backend.say(reply(200, fmt.Sprintf(`{"time":%d,"text":%q}`, i, text)))
+			settle(1100 * time.Millisecond)
+			c := s.get("/", events)
+			if heard := c.heard(); len(heard) < size {
+				t.Fatalf("heard %d bytes", len(heard))
+			}
+			c.w.mu.Lock()
+			c.w.body.Reset()
+			c.w.mu.Unlock()
+		}
+		if grown := heap() - before; grown > n*size/2 {
+			t.Errorf("%d streams keep %d KiB; want no body for each", n, grown>>10)
+		}
 	})(t)
 }

@@ -85,10 +85,9 @@ func (l *line) patch(s *state.Reading) []byte {
 		return nil
 	}
 	var d *delta.Delta
-	switch {
-	case l.heard != nil:
-		d = s.History.PatchFrom(l.heard)
-	case !l.told:
+	if heard := l.heard.Value(); heard != nil {
+		d = s.History.PatchFrom(heard)
+	} else if !l.told {
 		d, _ = s.History.Patch(l.p.Names)
 	}
 	if d == nil {

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"time"
+	"weak"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -90,7 +91,7 @@ type line struct {
 	told   bool // the first event is out
 	cut    bool // its client has not taken all of what it was told
 	spoken time.Time
-	heard  *delta.State // what the client has been told last; nil if nothing, or nothing that a patch can be made of
+	heard  weak.Pointer[delta.State] // what the client has been told last, if that is something that a patch can be made of: for as long as a history has it, since a client that is silent keeps no body
 }
 
 // Begins reports whether the stream can begin with s: an answer that is no 2xx is told as
@@ -117,8 +118,8 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 	if event == nil {
 		event = l.event(s)
 	}
-	if l.heard = nil; s.History != nil && s.Code()/100 == 2 {
-		l.heard = s.History.Present()
+	if l.heard = (weak.Pointer[delta.State]{}); s.History != nil && s.Code()/100 == 2 {
+		l.heard = weak.Make(s.History.Present())
 	}
 	switch {
 	case event == nil || !l.write(event):
