@@ -3,6 +3,7 @@ package delta
 import (
 	"bytes"
 	"sync"
+	"sync/atomic"
 )
 
 // State is what a resource was, as clients were told it: a success, since they are told no
@@ -45,6 +46,7 @@ type Delta struct {
 	Patch []byte
 
 	ok      bool
+	size    atomic.Int64 // of the patch and what was encoded of it
 	once    sync.Once
 	encoded [2]struct {
 		once sync.Once
@@ -124,7 +126,10 @@ func (h *History) PatchFrom(told *State) *Delta {
 
 func (h *History) delta(i int) *Delta {
 	d := &h.deltas[i]
-	d.once.Do(func() { d.Patch, d.ok = Make(h.kind, h.states[i].Body, h.states[len(h.states)-1].Body) })
+	d.once.Do(func() {
+		d.Patch, d.ok = Make(h.kind, h.states[i].Body, h.states[len(h.states)-1].Body)
+		d.size.Add(int64(len(d.Patch)))
+	})
 	if !d.ok {
 		return nil
 	}
@@ -135,16 +140,22 @@ func (h *History) delta(i int) *Delta {
 // and shared by all who ask.
 func (d *Delta) Encoded(format int, encode func(patch []byte) []byte) []byte {
 	e := &d.encoded[format]
-	e.once.Do(func() { e.text = encode(d.Patch) })
+	e.once.Do(func() {
+		e.text = encode(d.Patch)
+		d.size.Add(int64(len(e.text)))
+	})
 	return e.text
 }
 
-// Kept is how many bytes of earlier states it keeps. Patches come on top of that: each is
-// shorter than the present state, and kept with it in up to three forms.
+// Kept is how many bytes it keeps of earlier states, and of patches that were made so far:
+// each is shorter than the present state, and kept with it in up to three forms.
 func (h *History) Kept() int {
 	var size int
 	for _, v := range h.states[:len(h.states)-1] {
 		size += len(v.Body)
+	}
+	for i := range h.deltas {
+		size += int(h.deltas[i].size.Load())
 	}
 	return size
 }

@@ -39,7 +39,7 @@ func TestHistory(t *testing.T) {
 	if d := told[4].PatchFrom(h.Present()); d != nil {
 		t.Errorf("a history leads back: %s", d.Patch)
 	}
-	if got, want := h.Kept(), 3*len(body(0)); got != want {
+	if got, want := h.Kept(), 3*len(body(0))+3*len(`{"n":6}`); got != want {
 		t.Errorf("keeps %d bytes; want %d", got, want)
 	}
 	if d := patchOf(h, "unknown"); d != nil {
@@ -137,4 +137,22 @@ func TestHistoryOnce(t *testing.T) {
 func patchOf(h *History, name string) *Delta {
 	d, _ := h.Patch(func(s *State) bool { return s.Version == name })
 	return d
+}
+
+// Patches that were made are kept, and count.
+func TestKeptOfPatches(t *testing.T) {
+	text := strings.Repeat("x", 1000)
+	h := NewHistory(JSONPatch, State{Version: "1", Body: []byte(`{"n":1,"text":"` + text + `"}`), Named: true})
+	h = h.Next(State{Version: "2", Body: []byte(`{"n":1,"text":"` + text + `","more":"` + text[:500] + `"}`), Named: true})
+	before := h.Kept()
+	d := h.PatchFrom(h.states[0].State)
+	if d == nil {
+		t.Fatal("there is no patch")
+	}
+	for range 2 {
+		d.Encoded(0, func(patch []byte) []byte { return append([]byte("data: "), patch...) })
+	}
+	if got, want := h.Kept()-before, 2*len(d.Patch)+len("data: "); got != want {
+		t.Errorf("got %d bytes more; want %d", got, want)
+	}
 }
