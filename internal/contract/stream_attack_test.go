@@ -181,3 +181,22 @@ func TestStreamKeepsNoBody(t *testing.T) {
 		}
 	})(t)
 }
+
+// TestStreamBackFromStatus: who was last told a status, and comes back when there is a
+// success of the same text, does not have it.
+func TestStreamBackFromStatus(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nversion {lp.header.X-Rev}")
+		s.backend.say(reply(200, "here", "X-Rev: 5"))
+		c := s.get("/", events).hears("5 here")
+		s.backend.say(reply(404, "", "X-Rev: 5"))
+		settle(1100 * time.Millisecond)
+		heard, _ := parseEvents(c.heard())
+		if len(heard) != 2 || heard[1].name != "status" {
+			t.Fatalf("heard %v; want a status", heard)
+		}
+		c.leave()
+		s.backend.say(reply(200, "here", "X-Rev: 5"))
+		s.get("/", events, "Last-Event-ID: "+heard[1].id).hears("5 here")
+	})(t)
+}

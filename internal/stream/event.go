@@ -2,6 +2,7 @@ package stream
 
 import (
 	"net/http"
+	"strconv"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/delta"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/sse"
@@ -67,7 +68,8 @@ func text(body []byte) []byte {
 func (l *line) whole(s *state.Reading, body []byte) []byte {
 	switch {
 	case s.Code()/100 != 2 && l.format == SSE:
-		return sse.StatusEvent(s.Version.Text, s.Code())
+		// Its text alone may be that of a success too: a revision, or an ETag.
+		return sse.StatusEvent(strconv.Itoa(s.Code())+" "+s.Version.Text, s.Code())
 	case s.Code()/100 != 2, body == nil:
 		return nil
 	case l.format == SSE:
