@@ -44,6 +44,9 @@ func (r *Reading) Weight() int64 {
 	n := r.State.Weight()
 	if r.History != nil {
 		n += int64(r.History.Kept())
+		if body := r.History.Present().Body; len(body) > 0 && (r.Answer == nil || len(r.Answer.Body) == 0 || &body[0] != &r.Answer.Body[0]) {
+			n += int64(len(body)) // decoded, or what was before there was none
+		}
 	}
 	return n
 }
