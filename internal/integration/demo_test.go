@@ -176,6 +176,17 @@ func testDemoPage(t *testing.T, caddy binary) {
 	b.look("demo-broken", "light", 1280)
 	change(1)
 	shows("packing")
+	click("#ways label:nth-of-type(3) input")
+	b.await(`51 of 51 clients are up to date`)
+	waiting(51)
+	asked = number("asked")
+	change(2)
+	shows("shipped")
+	if n := number("asked"); n != asked {
+		t.Errorf("who hears asks %d times for a change", n-asked)
+	}
+	change(1)
+	shows("packing")
 	click("#ways label:nth-of-type(1) input")
 	waiting(51)
 	click("#fewer")

@@ -7,6 +7,29 @@ const at = id => document.getElementById(id)
 const ways = {
 	'with long_poll': (base, told) => watch(`${base}/api/order.json`, told),
 	'every second, without long_poll': (base, told) => everySecond(`${base}/plain/api/order.json`, told),
+	'with long_poll, as events': (base, told) => listen(`${base}/api/order.json`, told),
+}
+
+async function* listen(url, { onError, signal }) {
+	const heard = []
+	let wake, source
+	const open = () => {
+		source = new EventSource(url)
+		source.onopen = () => { asked++ }
+		source.onmessage = event => { heard.push(JSON.parse(event.data)); wake?.() }
+		source.addEventListener('status', event => onError(new Error(`status ${JSON.parse(event.data).status}`)))
+		source.onerror = () => {
+			onError(new Error('the stream has ended'))
+			// it comes back by itself, but for what is no stream (a bound, a missing page)
+			if (source.readyState === EventSource.CLOSED && !signal.aborted) setTimeout(open, 5000)
+		}
+	}
+	open()
+	signal.addEventListener('abort', () => { source.close(); wake?.() })
+	while (!signal.aborted) {
+		if (heard.length) yield heard.shift()
+		else await new Promise(resolve => { wake = resolve })
+	}
 }
 
 async function* everySecond(url, { onError, signal }) {
