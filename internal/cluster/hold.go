@@ -120,9 +120,10 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 		k = alone
 	case r.Result == state.Failed:
 		k = fault
-	case changed || !m.state.known():
+	case changed || !m.state.known() || m.faulted:
 		k = news
 	}
+	m.faulted = k == fault
 	m.acking = m.acking && slices.ContainsFunc(m.tickets(), func(h heard) bool { return !slices.Contains(m.begun, h) })
 	report := m.reportLocked(k)
 	if k == news {

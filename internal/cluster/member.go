@@ -90,6 +90,7 @@ type Member struct {
 	checking bool
 	acking   bool
 	wanted   bool      // a check was asked for when there was no poller
+	faulted  bool      // there is a fault on the board
 	until    time.Time // the lease lasts
 	kept     time.Time // the state is kept
 	keeper   *time.Timer

@@ -214,6 +214,7 @@ func (m *Member) claim() bool {
 	}
 	if mine {
 		m.becomeLocked(holds)
+		m.faulted = failed != nil
 		m.until, m.kept, m.heard = began.Add(ttl), time.Time{}, make(map[uint64]heardOf)
 		if kept == nil || kept.state != m.state {
 			m.state = stateID{} // it is posted anew
