@@ -101,7 +101,9 @@ func (r *report) append(b []byte) []byte {
 	return b
 }
 
-func milliseconds(d time.Duration) uint64 { return uint64(max(d, 0).Milliseconds()) }
+// milliseconds is d, or maxPause where it is longer: who hears of that asks too early once
+// a day.
+func milliseconds(d time.Duration) uint64 { return uint64(min(max(d, 0), maxPause).Milliseconds()) }
 
 // maxPause bounds what a message can say of a pause.
 const maxPause = 24 * time.Hour

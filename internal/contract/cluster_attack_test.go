@@ -50,3 +50,42 @@ func TestClusterOutageIsOver(t *testing.T) {
 		}))
 	}
 }
+
+// contract 14.1: what one Caddy can read, the others can too, however odd it is.
+func TestClusterHandsOnOddAnswers(t *testing.T) {
+	for name, odd := range map[string]func(h http.Header) (status int){
+		"a pause of a week":   func(h http.Header) int { h.Set("Retry-After", "604800"); return http.StatusOK },
+		"a status of its own": func(http.Header) int { return 999 },
+		"a control character": func(h http.Header) int { h.Set("X-Odd", "a\x01b"); return http.StatusOK },
+		"a field in its own case": func(h http.Header) int {
+			h["x-odd"] = []string{"a"}
+			return http.StatusOK
+		},
+		"a long Vary": func(h http.Header) int {
+			for i := range 70 {
+				h.Add("Vary", fmt.Sprint("A", i))
+			}
+			return http.StatusOK
+		},
+		"a name that is none": func(h http.Header) int { h.Set("Vary", "a b"); return http.StatusOK },
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			f := newFlock(t, 3, steady+"on_error release")
+			all := f.park()
+			settle(3 * time.Second)
+			f.say(func(w http.ResponseWriter, r *http.Request) error {
+				status := odd(w.Header())
+				w.Header().Set("ETag", `"2"`)
+				w.WriteHeader(status)
+				_, err := fmt.Fprint(w, "2")
+				return err
+			})
+			settle(5 * time.Second)
+			for i, c := range all {
+				if c.waits() {
+					t.Errorf("the client of site %d waits; want it to be told of the change", i)
+				}
+			}
+		}))
+	}
+}

@@ -87,7 +87,7 @@ func Read(b []byte, limit int64) (*State, error) {
 		has = first[0]
 	}
 	s := &State{Unshared: has&hasUnshared != 0, Stale: has&hasStale != 0}
-	s.Version = Version{Status: r.Int(599), Text: r.String()}
+	s.Version = Version{Status: r.Int(maxStatus), Text: r.String()}
 	if has&hasErr != 0 {
 		s.Err = failure(r.String())
 	}
@@ -130,7 +130,7 @@ func (s *State) plausible() bool {
 
 // readAnswer reads an answer; bare is one that is fields and nothing else.
 func readAnswer(r *wire.Reader, limit int64, bare bool) *Answer {
-	status := r.Int(599)
+	status := r.Int(maxStatus)
 	absent, added := r.Texts(), r.Texts()
 	fields := r.Int(maxLines)
 	header := make(http.Header)
@@ -152,6 +152,9 @@ func readAnswer(r *wire.Reader, limit int64, bare bool) *Answer {
 	a.Cookies, a.Absent, a.Added = nil, absent, added
 	return a
 }
+
+// maxStatus bounds a status: net/http reads and writes any of three digits.
+const maxStatus = 999
 
 // maxLines bounds the fields of an answer that somebody else has read.
 const maxLines = 1000
