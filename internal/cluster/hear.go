@@ -200,7 +200,7 @@ func (m *Member) adopt(r *report, h Hand) bool {
 	m.proved = h.Proof.Number
 	if r.kind == news {
 		m.mu.Lock()
-		m.state = r.state
+		m.state, m.bodies = r.state, bodiesOf(s)
 		m.mu.Unlock()
 	}
 	return true

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"slices"
 	"time"
 
@@ -108,8 +109,8 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 	m.checking = false
 	m.stopKeepingLocked()
 	if m.role != holds {
-		if changed {
-			m.state = stateID{} // what is known here is on no board
+		if changed || !m.saysLocked(r.State) {
+			m.state, m.bodies = stateID{}, [2][]byte{} // what is known here is on no board
 		}
 		m.mu.Unlock()
 		return
@@ -120,7 +121,7 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 		k = alone
 	case r.Result == state.Failed:
 		k = fault
-	case changed || !m.state.known() || m.faulted:
+	case changed || !m.state.known() || m.faulted || !m.saysLocked(r.State):
 		k = news
 	}
 	m.faulted = k == fault
@@ -128,7 +129,7 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 	report := m.reportLocked(k)
 	if k == news {
 		m.state = stateID{m.token, report.seq}
-		report.state = m.state
+		report.state, m.bodies = m.state, bodiesOf(r.State)
 	}
 	report.next, report.pause, report.heard = next, r.Pause, m.begun
 	short := time.Until(m.until) < next+m.pause*3/10
@@ -141,6 +142,26 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 		return
 	}
 	m.post(report, r.State, next, keep, short)
+}
+
+// bodiesOf are the bodies of s: they may say something else although the version is the same.
+func bodiesOf(s *state.State) (bodies [2][]byte) {
+	for i, a := range []*state.Answer{s.Answer, s.Source} {
+		if a != nil {
+			bodies[i] = a.Body
+		}
+	}
+	return bodies
+}
+
+// saysLocked reports whether s has the bodies of the state that is known.
+func (m *Member) saysLocked(s *state.State) bool {
+	bodies := bodiesOf(s)
+	if !slices.EqualFunc(bodies[:], m.bodies[:], bytes.Equal) {
+		return false
+	}
+	m.bodies = bodies // those of before need not be kept, too
+	return true
 }
 
 // confirm tells that a check has found nothing else, and has what is on the board last.

@@ -65,6 +65,7 @@ type Member struct {
 	token    uint64 // of the lease
 	seq      uint64 // of the last report of it
 	state    stateID
+	bodies   [2][]byte     // of that state
 	marks    []lot.Proof   // of which it is not known yet whether who holds the lease has heard, and the last of which it is
 	covered  uint64        // the number of the last of which it is known
 	noted    time.Time     // when the last of them was told of
@@ -221,6 +222,7 @@ func (m *Member) forsake() {
 	}
 	m.becomeLocked(apart)
 	m.name, m.stop, m.token, m.seq, m.state, m.marks = "", nil, 0, 0, stateID{}, nil
+	m.bodies = [2][]byte{}
 	m.inbox, m.busy, m.free, m.ready, m.rejoin, m.holder, m.covered, m.wanted = nil, nil, false, false, false, 0, 0, false
 	m.mu.Unlock()
 	if held {

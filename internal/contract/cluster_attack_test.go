@@ -3,6 +3,7 @@ package contract_test
 import (
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,4 +89,40 @@ func TestClusterHandsOnOddAnswers(t *testing.T) {
 			}
 		}))
 	}
+}
+
+// contract 14.2 and 7.3: what is no part of the version is as new at all of them.
+func TestClusterHandsOnBodies(t *testing.T) {
+	virtual(func(t *testing.T) {
+		f := newFlock(t, 3, steady+"ignore n")
+		var n atomic.Int64
+		f.say(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("Content-Type", "application/json")
+			_, err := fmt.Fprintf(w, `{"is":"same","n":%d}`, n.Load())
+			return err
+		})
+		var all []*client
+		for _, s := range f.sites {
+			etag := s.get("/orders").answer().field("ETag")
+			all = append(all, s.get("/orders", "If-None-Match: "+etag))
+		}
+		for range 4 {
+			settle(3 * time.Second)
+			now := n.Add(1)
+			settle(2 * time.Second)
+			reads := f.reads.Load()
+			for i, s := range f.sites {
+				if body := s.get("/orders", "Prefer: wait=20").answer().w.body.String(); body != fmt.Sprintf(`{"is":"same","n":%d}`, now) {
+					t.Errorf("site %d: got %s; want the %d that is now", i, body, now)
+				}
+			}
+			if n := f.reads.Load() - reads; n > 3 {
+				t.Errorf("%d checks for who have come one after the other at three sites", n)
+			}
+		}
+		for _, c := range all {
+			c.mustWait()
+		}
+		f.holder()
+	})(t)
 }
