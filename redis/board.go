@@ -118,10 +118,11 @@ func (b *Board) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// keyed is a digest of text that only who knows the secret can make.
+// keyed is a digest of text that only who knows the secret can make: another one in each
+// group, so that nobody who can write to Redis brings what one says to another.
 func (b *Board) keyed(use string, text []byte) []byte {
 	h := hmac.New(sha256.New, b.secret)
-	h.Write([]byte(use + "\x00"))
+	h.Write([]byte(use + "\x00" + b.prefix + "\x00"))
 	h.Write(text)
 	return h.Sum(nil)
 }

@@ -87,6 +87,11 @@ func TestBoardLease(t *testing.T) {
 			t.Errorf("%s lives for %v", key, s.admin.PTTL(ctx, key).Val())
 		}
 	}
+	s.admin.Persist(ctx, "long_poll:{default}:lease:n")
+	claim("b", 0, false, 42)
+	if left := s.admin.PTTL(ctx, "long_poll:{default}:lease:n").Val(); left <= 0 {
+		t.Errorf("a lease without an end has %v; want it to have one", left)
+	}
 	s.admin.Set(ctx, "long_poll:{default}:lease:n", "nonsense", time.Minute)
 	if _, _, _, _, _, err := b.Claim(ctx, "n", "a", 0, time.Minute); err == nil {
 		t.Error("what is no lease was taken for one")
@@ -226,4 +231,22 @@ func TestBoardFailsOver(t *testing.T) {
 		mine, token, _, _, _, err := b.Claim(ctx, "n", "w", 7, time.Minute)
 		return err == nil && mine && token > 0
 	})
+}
+
+// What is said and kept in one group is nothing in another one, though both have the same
+// secret: who can write to Redis could bring it there.
+func TestBoardGroups(t *testing.T) {
+	t.Parallel()
+	const block = "secret 0123456789abcdef\ngroup "
+	a, b := newBoard(t, block+"a"), newBoard(t, block+"b")
+	of, _ := a.Name([32]byte{1}, true)
+	if other, _ := b.Name([32]byte{1}, true); of == other {
+		t.Errorf("%s is the name in both", of)
+	}
+	if text := b.opened(of, a.sealed(of, []byte("text"))); text != nil {
+		t.Errorf("got %q; want what was sealed for another group to be nothing", text)
+	}
+	if text := a.opened(of, a.sealed(of, []byte("text"))); string(text) != "text" {
+		t.Errorf("got %q", text)
+	}
 }

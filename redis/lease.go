@@ -26,7 +26,8 @@ func (b *Board) keys(name string) (lease, token, state, fault string) {
 // who was replaced is known as such.
 const tokenTime = 24 * time.Hour
 
-// Claim, Post and Yield are one step each, so that nobody comes between.
+// Claim, Post and Yield are one step each, so that nobody comes between. A lease that has no
+// end, which none of us has written, gets one.
 var (
 	claiming = goredis.NewScript(`
 local mine = 0
@@ -43,8 +44,13 @@ elseif string.sub(lease, -string.len(ARGV[1]) - 1) == ':' .. ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[3])
   mine = 1
 end
+local left = redis.call('PTTL', KEYS[1])
+if left < 0 then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  left = tonumber(ARGV[3])
+end
 local kept = redis.call('MGET', KEYS[3], KEYS[4])
-return {mine, lease, redis.call('PTTL', KEYS[1]), kept[1] or '', kept[2] or ''}`)
+return {mine, lease, left, kept[1] or '', kept[2] or ''}`)
 
 	posting = goredis.NewScript(`
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
