@@ -158,7 +158,16 @@ func (m *Member) publish(r *report, h Hand) bool {
 	if len(r.blob) == 0 {
 		return m.fetch(r, h)
 	}
-	return m.adopt(r, h)
+	return m.adopts(r, h)
+}
+
+// adopts is adopt; what can not be read here each Caddy reads for itself.
+func (m *Member) adopts(r *report, h Hand) bool {
+	if m.adopt(r, h) {
+		return true
+	}
+	m.lose()
+	return false
 }
 
 // fetch publishes what a report speaks of and does not bring along.
@@ -174,13 +183,17 @@ func (m *Member) fetch(of *report, h Hand) bool {
 		st = ft
 	}
 	r, err := parse(st, of.name)
-	if err != nil || (r.kind == fault) != (of.kind == fault) || r.kind == alone {
+	switch {
+	case err == nil && r.kind == alone:
+		return false // which is said, too
+	case err != nil || (r.kind == fault) != (of.kind == fault):
+		m.lose() // it is there no more
 		return false
 	}
 	if r.state != of.state || r.kind == fault && r.seq != of.seq {
 		h.Proof, h.Ends = lot.Proof{}, false // it is another one, which may be older
 	}
-	return m.adopt(r, h)
+	return m.adopts(r, h)
 }
 
 // adopt publishes the state or the fault that a report has.

@@ -185,7 +185,7 @@ func (m *Member) claim() bool {
 	ttl := leaseTime(m.pause)
 	began := time.Now()
 	mine, token, left, st, ft, err := m.set.board.Claim(ctx, name, m.who(), known, ttl)
-	if err != nil {
+	if err != nil || token > maxToken {
 		m.lose()
 		return false
 	}
@@ -230,13 +230,17 @@ func (m *Member) claim() bool {
 	}
 	m.mu.Unlock()
 	m.resource.Postpone(time.Now().Add(max(left, 0) + spread(m.pause/20) + 5*time.Millisecond))
-	m.adoptKept(kept, failed)
+	if !m.adoptKept(kept, failed) {
+		m.lose()
+		return false
+	}
 	m.Newcomer()
 	return true
 }
 
-// adoptKept publishes what is on the board. How long ago that was read nobody knows.
-func (m *Member) adoptKept(kept, failed *report) {
+// adoptKept publishes what is on the board. How long ago that was read nobody knows. It
+// reports whether that could be done.
+func (m *Member) adoptKept(kept, failed *report) bool {
 	for _, r := range []*report{kept, failed} {
 		if r == nil {
 			continue
@@ -249,8 +253,11 @@ func (m *Member) adoptKept(kept, failed *report) {
 		}
 		h := m.hand(r, 0)
 		h.Due = m.resource.Due()
-		m.adopt(r, h)
+		if !m.adopt(r, h) {
+			return false
+		}
 	}
+	return true
 }
 
 // yield gives up a lease that was claimed in vain.

@@ -3,6 +3,7 @@ package contract_test
 import (
 	"fmt"
 	"net/http"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,4 +126,41 @@ func TestClusterHandsOnBodies(t *testing.T) {
 		}
 		f.holder()
 	})(t)
+}
+
+// contract 14.2: where what is handed on can not be read, or nothing is believed of it, each
+// asks for itself.
+func TestClusterSpoiltBoard(t *testing.T) {
+	for name, spoil := range map[string]func(b *board){
+		"what is posted": func(b *board) { b.spoils = true },
+		"the tokens": func(b *board) {
+			for name := range b.tokens {
+				b.tokens[name] = 1 << 60
+			}
+			clear(b.kept)
+		},
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			f := newFlock(t, 3, steady)
+			all := f.park()
+			settle(3 * time.Second)
+			f.board.mu.Lock()
+			spoil(f.board)
+			f.board.mu.Unlock()
+			settle(2500 * time.Millisecond)
+			for range 3 {
+				f.value.Add(1)
+				for range 8 { // those who are told first are back at once
+					settle(500 * time.Millisecond)
+					for i, c := range all {
+						if !c.waits() {
+							f.sites[i].get("/orders", "If-None-Match: "+strconv.Quote(fmt.Sprint(f.value.Load())))
+						}
+					}
+				}
+				f.wantAll(all)
+				all = f.park()
+			}
+		}))
+	}
 }

@@ -25,6 +25,7 @@ type board struct {
 	following map[string]map[*follow]struct{}
 	calls     int
 	loses     func() bool // the next message to one of them
+	spoils    bool        // what is posted
 }
 
 type keptText struct {
@@ -213,6 +214,10 @@ func (l *boardLink) Post(ctx context.Context, name, who string, token uint64, st
 	err = l.do(ctx, func(b *board) {
 		if mine = b.get("lease:"+name) == fmt.Sprintf("%d:%s", token, who); !mine {
 			return
+		}
+		if b.spoils {
+			message = message[:len(message)-5]
+			state, fault = state[:max(len(state)-5, 0)], fault[:max(len(fault)-5, 0)]
 		}
 		if state != nil {
 			b.set("state:"+name, string(state), keep)
