@@ -24,8 +24,9 @@ type board struct {
 	tokens    map[string]uint64
 	following map[string]map[*follow]struct{}
 	calls     int
-	loses     func() bool // the next message to one of them
-	spoils    bool        // what is posted
+	loses     func() bool                 // the next message to one of them
+	spoils    bool                        // what is posted
+	repeats   func() (late time.Duration) // how late the next message comes once more; 0 if it does not
 }
 
 type keptText struct {
@@ -44,7 +45,7 @@ var boards sync.Map
 
 // newBoard makes the board of a test.
 func newBoard(name string) *board {
-	b := &board{kept: make(map[string]keptText), tokens: make(map[string]uint64), following: make(map[string]map[*follow]struct{}), loses: func() bool { return false }}
+	b := &board{kept: make(map[string]keptText), tokens: make(map[string]uint64), following: make(map[string]map[*follow]struct{}), loses: func() bool { return false }, repeats: func() time.Duration { return 0 }}
 	boards.Store(name, b)
 	return b
 }
@@ -153,6 +154,11 @@ func (b *board) say(name string, message []byte) {
 			time.Sleep(time.Millisecond)
 			f.link.wait()
 			f.heard(message)
+			if late := b.repeats(); late > 0 {
+				time.Sleep(late)
+				f.link.wait()
+				f.heard(message)
+			}
 		}()
 	}
 }

@@ -264,6 +264,12 @@ func TestClusterInterleavings(t *testing.T) {
 			}
 			lossy := atomic.Bool{}
 			f.board.loses = func() bool { return lossy.Load() && roll(3) == 0 }
+			f.board.repeats = func() time.Duration {
+				if !lossy.Load() || roll(3) > 0 {
+					return 0
+				}
+				return time.Duration(roll(1500)) * time.Millisecond
+			}
 			var over atomic.Bool
 			var wg sync.WaitGroup
 			for range 9 {
@@ -322,7 +328,7 @@ func TestClusterInterleavings(t *testing.T) {
 			settle(time.Second) // of the three for which they wait
 			f.holder()
 			f.value.Add(1)
-			settle(time.Second)
+			settle(1700 * time.Millisecond) // a check in flight, a pause, and a check
 			f.wantAll(all)
 		}))
 	}
