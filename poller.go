@@ -142,7 +142,7 @@ func (p *poller) check() {
 }
 
 // CommonKey is what the resource is known by in all Caddys.
-func (p *poller) CommonKey() (key lot.Key, personal, shared bool) { return p.backend.CommonKey() }
+func (p *poller) CommonKey() (key lot.Key, personal, told, shared bool) { return p.backend.CommonKey() }
 
 // Adopt publishes what another Caddy has read.
 func (p *poller) Adopt(now *state.State, h cluster.Hand) bool {

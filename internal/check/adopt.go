@@ -11,21 +11,21 @@ import (
 
 // CommonKey is the key of the resource whose answers depend on v as other Caddys make it
 // too: the port that a request has come to is no part of it, unless something behind us
-// looks at that. personal reports whether those who share have credentials; shared is false
-// where what is read is for nobody else.
+// looks at that. personal reports whether those who share have credentials, and told whether
+// the key is made of any; shared is false where what is read is for nobody else.
 //
 // Only the poller calls it.
-func (b *Backend) CommonKey() (key lot.Key, personal, shared bool) {
+func (b *Backend) CommonKey() (key lot.Key, personal, told, shared bool) {
 	v := b.Variation
 	sharer := b.sharer()
 	if v.Personal(sharer.Credentials) {
-		return key, sharer.Credentials, false
+		return key, sharer.Credentials, false, false
 	}
 	asker := b.asker
 	if !b.c.Share.Local {
 		asker.Local = netip.AddrPort{}
 	}
-	return v.Key(b.c.Share.Key(b.Request, b.Name, &asker), sharer), sharer.Credentials, true
+	return v.Key(b.c.Share.Key(b.Request, b.Name, &asker), sharer), sharer.Credentials, sharer.Credentials || b.c.Share.KeyTells(), true
 }
 
 // Adopt makes s, which another Caddy has read, what a check here would have made of it. It

@@ -13,7 +13,7 @@ import (
 // doubled or late; a lease is one Caddy's at a time, as long as the board forgets nothing.
 type Board interface {
 	// Name is that by which a resource is known on the board. It is not ok where none can
-	// be given without telling who asks: personal is true of requests with credentials.
+	// be given without telling who asks: personal is true of keys made of credentials.
 	Name(key [32]byte, personal bool) (name string, ok bool)
 
 	// Follow calls heard with each message to a name, and ready whenever none is missed

@@ -15,8 +15,9 @@ import (
 // own goroutine.
 type Poller interface {
 	// CommonKey is the key of the resource, the same in all Caddys. personal is true of
-	// requests with credentials; shared is false where nobody else is to be told.
-	CommonKey() (key lot.Key, personal, shared bool)
+	// requests with credentials, and told of a key that is made of any; shared is false
+	// where nobody else is to be told.
+	CommonKey() (key lot.Key, personal, told, shared bool)
 
 	// Adopt publishes what was handed on; nil is what is known already, read once more. It
 	// reports false where that can not be done.

@@ -76,10 +76,10 @@ func here(wanted bool) Whose {
 // find finds out the name of the resource, which may have become another one. It reports
 // whether it has any.
 func (m *Member) find() bool {
-	key, personal, shared := m.poller.CommonKey()
+	key, personal, told, shared := m.poller.CommonKey()
 	var name string
 	if shared {
-		name, shared = m.set.board.Name(m.set.key(key), personal)
+		name, shared = m.set.board.Name(m.set.key(key), told)
 	}
 	m.mu.Lock()
 	same := m.name == name

@@ -164,3 +164,28 @@ func TestClusterSpoiltBoard(t *testing.T) {
 		}))
 	}
 }
+
+// contract 14.5
+func TestClusterKeysOfCredentials(t *testing.T) {
+	for i, c := range []struct {
+		block  string
+		shared bool
+	}{
+		{"vary -Authorization\nkey {http.request.header.Authorization}", false},
+		{"vary -Authorization\nkey {header.authorization}", false},
+		{"vary -Authorization\nkey {http.auth.user.id}", false},
+		{"vary -Authorization\nkey {http.request.cookie.sid}", false},
+		{"vary -Authorization\nkey {http.request.header.X-Shop}", true},
+	} {
+		t.Run(strconv.Itoa(i), virtual(func(t *testing.T) {
+			f := newFlock(t, 2, steady+c.block)
+			for _, s := range f.sites {
+				s.get("/orders", "Authorization: Basic YTpi", `If-None-Match: "1"`).mustWait()
+			}
+			settle(3 * time.Second)
+			if shared := len(f.holders()) > 0; shared != c.shared {
+				t.Errorf("%s: shared: %v; want %v, without a secret", c.block, shared, c.shared)
+			}
+		}))
+	}
+}
