@@ -1,6 +1,7 @@
 package check
 
 import (
+	"math"
 	"net/netip"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -39,6 +40,7 @@ func (b *Backend) Adopt(s, old *state.State) (ok bool) {
 			ok = false
 		}
 	}()
+	s.Owner = math.MaxUint64 // a check, but of no poll here
 	if s.Err != nil {
 		s.Err = caddyhttp.Error(s.Version.Status, s.Err)
 	}

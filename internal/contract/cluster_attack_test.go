@@ -189,3 +189,21 @@ func TestClusterKeysOfCredentials(t *testing.T) {
 		}))
 	}
 }
+
+// contract 14.1: who is told what another Caddy has read has cost the backend nothing.
+func TestClusterSaves(t *testing.T) {
+	virtual(func(t *testing.T) {
+		f := newFlock(t, 3, steady)
+		all := f.park()
+		settle(3 * time.Second)
+		all = append(all, f.park()...) // for whom no check was made
+		settle(time.Second)
+		before := counter(t, "checks_saved_total", "")
+		f.value.Add(1)
+		settle(2 * time.Second)
+		f.wantAll(all)
+		if n := counter(t, "checks_saved_total", "") - before; n < 3 {
+			t.Errorf("%d saved; want those 3 at least", n)
+		}
+	})(t)
+}
