@@ -88,8 +88,8 @@ func (m *Member) hearHolderLocked(r *report) bool {
 // what they say.
 func (m *Member) hearTicketLocked(r *report) {
 	now := time.Now()
-	if len(m.heard) >= maxHeard {
-		for member, h := range m.heard {
+	if _, known := m.heard[r.from]; !known {
+		for member, h := range m.heard { // each report names all of them
 			if now.Sub(h.at) > 10*m.set.CheckTimeout {
 				delete(m.heard, member)
 			}
