@@ -158,6 +158,23 @@ func TestWatchWaits(t *testing.T) {
 	}
 }
 
+// A site that holds nothing and has another version for each answer is not asked without end.
+func TestWatchWaitsWhereEachVersionIsNew(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	w, _ := watching(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", fmt.Sprintf(`"%d"`, asked.Add(1)))
+	})
+	w.count = 3
+	began := time.Now()
+	if err := w.run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < firstPause/2 {
+		t.Errorf("asked three times within %v", took)
+	}
+}
+
 func TestBackOff(t *testing.T) {
 	t.Parallel()
 	w := new(watch)

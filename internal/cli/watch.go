@@ -31,6 +31,7 @@ type watch struct {
 	event  string        // the id of the last event of a stream
 	retry  time.Duration // of a stream: what the server asks for
 	failed int           // in a row
+	hasty  bool          // the last answer came too soon
 	shown  int
 }
 
@@ -40,8 +41,8 @@ const (
 	mostPause  = 30 * time.Second
 )
 
-// tooSoon is within what an answer comes that was not held: who says again what is known
-// is not asked again at once.
+// tooSoon is within what an answer comes that was not held: who says again what is known,
+// or answers so twice in a row with whatever version, is not asked again at once.
 const tooSoon = time.Second
 
 // maxShown bounds a body on a line, in bytes, and maxRead one that is read.
@@ -142,11 +143,12 @@ func (w *watch) once(ctx context.Context, client *http.Client) time.Duration {
 		return max(w.backOff(), httphdr.RetryAfter(resp.Header, time.Now()))
 	}
 	w.failed = 0
-	again := tag == "" || tag == w.etag
+	again, hasty := tag == "" || tag == w.etag, w.hasty
+	w.hasty = took < tooSoon
 	if resp.StatusCode/100 == 2 || tag != "" {
 		w.etag = tag
 	}
-	if again && took < tooSoon {
+	if w.hasty && (again || hasty) {
 		return jittered(firstPause)
 	}
 	return 0
