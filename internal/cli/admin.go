@@ -28,8 +28,27 @@ func (a *admin) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&a.adapter, "adapter", "a", "", "Name of the config adapter for it")
 }
 
-// ask sends a request to the admin endpoint.
-func (a *admin) ask(method, uri string, body io.Reader) ([]byte, error) {
+// ask sends a request to the admin endpoint. It ends with ctx, though Caddy's own client
+// of the endpoint has neither a context nor a time-out.
+func (a *admin) ask(ctx context.Context, method, uri string, body io.Reader) ([]byte, error) {
+	type answer struct {
+		text []byte
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		text, err := a.exchange(method, uri, body)
+		answered <- answer{text, err}
+	}()
+	select {
+	case got := <-answered:
+		return got.text, got.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (a *admin) exchange(method, uri string, body io.Reader) ([]byte, error) {
 	address, err := caddycmd.DetermineAdminAPIAddress(a.address, nil, a.config, a.adapter)
 	if err != nil {
 		return nil, fmt.Errorf("finding the admin endpoint: %w", err)
@@ -59,7 +78,7 @@ a query. It says how many resources were woken; nobody waits for what was not.`,
   caddy long-poll wake /api/orders/ --prefix
   caddy long-poll wake /api/orders/42 --address unix//run/caddy/admin.sock`,
 		Args: cobra.ExactArgs(1),
-		RunE: run(func(_ context.Context, args []string, out io.Writer) error {
+		RunE: run(func(ctx context.Context, args []string, out io.Writer) error {
 			if !strings.HasPrefix(args[0], "/") {
 				return fmt.Errorf("reading path %q: expected one that begins with a slash", args[0])
 			}
@@ -71,7 +90,7 @@ a query. It says how many resources were woken; nobody waits for what was not.`,
 			if err != nil {
 				return err
 			}
-			text, err := a.ask(http.MethodPost, "/long_poll/wake", strings.NewReader(string(body)))
+			text, err := a.ask(ctx, http.MethodPost, "/long_poll/wake", strings.NewReader(string(body)))
 			if err != nil {
 				return err
 			}
@@ -102,8 +121,8 @@ requests, outcomes, checks made and saved, what fails, and what cuts silent conn
   caddy long-poll stats --json
   caddy long-poll stats --config /etc/caddy/Caddyfile`,
 		Args: cobra.NoArgs,
-		RunE: run(func(_ context.Context, _ []string, out io.Writer) error {
-			text, err := a.ask(http.MethodGet, "/long_poll/stats", nil)
+		RunE: run(func(ctx context.Context, _ []string, out io.Writer) error {
+			text, err := a.ask(ctx, http.MethodGet, "/long_poll/stats", nil)
 			if err != nil {
 				return err
 			}
