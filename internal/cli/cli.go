@@ -19,6 +19,7 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -93,7 +94,7 @@ func (t *target) flags(cmd *cobra.Command) {
 
 // read reads the URL and the fields.
 func (t *target) read(text string) error {
-	if !strings.Contains(text, "://") {
+	if place, _, _ := strings.Cut(text, "?"); !strings.Contains(place, "://") {
 		text = "http://" + text
 	}
 	u, err := url.Parse(text)
@@ -103,10 +104,11 @@ func (t *target) read(text string) error {
 	t.url, t.header = u.String(), make(http.Header)
 	for _, line := range t.lines {
 		name, value, ok := strings.Cut(line, ":")
-		if name = strings.TrimSpace(name); !ok || name == "" {
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		if !ok || !httpguts.ValidHeaderFieldName(name) || !httpguts.ValidHeaderFieldValue(value) {
 			return fmt.Errorf("reading header %q: expected a field such as \"Authorization: Bearer x\"", line)
 		}
-		t.header.Add(name, strings.TrimSpace(value))
+		t.header.Add(name, value)
 	}
 	return nil
 }

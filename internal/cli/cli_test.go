@@ -308,18 +308,22 @@ func (b bytewise) Read(p []byte) (int, error) { return b.Reader.Read(p[:min(1, l
 func TestTarget(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"localhost:8080/a?b=c": "http://localhost:8080/a?b=c",
-		"https://x.example":    "https://x.example",
-		"ftp://x.example/":     "",
-		"http://":              "",
-		"http://[::1":          "",
+		"localhost:8080/a?b=c":  "http://localhost:8080/a?b=c",
+		"https://x.example":     "https://x.example",
+		"x.example/?u=http://y": "http://x.example/?u=http://y",
+		"ftp://x.example/":      "",
+		"http://":               "",
+		"http://[::1":           "",
 	} {
 		var target target
 		if err := target.read(text); (err == nil) != (want != "") || err == nil && target.url != want {
 			t.Errorf("%s: got %q, %v", text, target.url, err)
 		}
 	}
-	if err := (&target{lines: []string{"no colon"}}).read("localhost"); err == nil {
-		t.Error("a header without a colon is taken")
+	// What no request can be made with is said at once, and not tried again and again.
+	for _, line := range []string{"no colon", ": x", "X Y: x", "X\x1b: x", "X: a\r\nb"} {
+		if err := (&target{lines: []string{line}}).read("localhost"); err == nil {
+			t.Errorf("header %q is taken", line)
+		}
 	}
 }
