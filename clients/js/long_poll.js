@@ -78,7 +78,7 @@ function retryAfter(answer) {
 
 function sleep(seconds, signal) {
 	return new Promise(wake => {
-		const timer = setTimeout(done, seconds * 1000)
+		const timer = setTimeout(done, signal?.aborted ? 0 : seconds * 1000)
 		signal?.addEventListener('abort', done)
 		function done() {
 			clearTimeout(timer)
