@@ -28,7 +28,7 @@
 //     left as in those neighbouring seconds;
 //  6. more than one client left: (3), (4) and (5) hold without the two eighths of all
 //     addresses (by a hash that nobody knows) of which most left, so that nobody who has an
-//     address and a network of IPv6 can bring about a cut. Where not more than
+//     address and a network of IPv6 (its first 48 bits) can bring about a cut. Where not more than
 //     [fewAddresses] addresses are seen at all, they are those of hops and say nothing of
 //     clients: then a share of [leastShareOfFew] has to leave, and more of them at once than
 //     one client, which asks again when it was cut, could have done.
@@ -203,8 +203,8 @@ func (l *Line) See(c Client) {
 	}
 }
 
-// origin is what tells a client from others: its address, of IPv6 the network, since a
-// client has all addresses of that.
+// origin is what tells a client from others: its address, of IPv6 the first 48 bits, since
+// a client can have all addresses and networks in those (RFC 6177).
 func origin(c Client) string {
 	address := c.Client()
 	if !strings.Contains(address, ":") {
@@ -215,7 +215,7 @@ func origin(c Client) string {
 		return address
 	}
 	all := ip.As16()
-	return string(all[:8])
+	return string(all[:6])
 }
 
 // sweep forgets addresses that requests came from long ago. The caller holds mu.

@@ -3,6 +3,7 @@ package line
 import (
 	"fmt"
 	"math"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -91,6 +92,21 @@ func TestAskedWaitIsNoCut(t *testing.T) {
 	}
 }
 
+// Who has a site's network of IPv6 has 65,536 networks in it, and makes no cut with them.
+func TestNetworkMakesNoCut(t *testing.T) {
+	l, now := New(25*time.Second, true), time.Unix(1e9, 0)
+	for i := range 2000 {
+		at := now.Add(time.Duration(i) * 100 * time.Millisecond)
+		l.See(from("192.0.2.", i%200))
+		l.Ended(at, 25*time.Second)
+		leaves := from("2001:db8:0:", strconv.FormatInt(int64(i), 16), "::1")
+		l.See(leaves)
+		if found := l.Left(at, 5*time.Second, 0, leaves, 100); found != nil {
+			t.Fatalf("found %+v", found)
+		}
+	}
+}
+
 // A client has all addresses of its network of IPv6, and no other.
 func TestOrigin(t *testing.T) {
 	for _, test := range []struct {
@@ -99,7 +115,8 @@ func TestOrigin(t *testing.T) {
 	}{
 		{"192.0.2.1", "192.0.2.2", false},
 		{"2001:db8::1", "2001:db8::ffff:1", true},
-		{"2001:db8::1", "2001:db8:0:1::1", false},
+		{"2001:db8::1", "2001:db8:0:1::1", true},
+		{"2001:db8::1", "2001:db8:1::1", false},
 		{"::ffff:192.0.2.1", "::ffff:192.0.2.2", false},
 		{"no address: a", "no address: b", false},
 		{"", "", true},
