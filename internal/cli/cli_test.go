@@ -175,6 +175,26 @@ func TestWatchWaitsWhereEachVersionIsNew(t *testing.T) {
 	}
 }
 
+// What Retry-After says has bounds on both sides.
+func TestWatchComesBackAfterAll(t *testing.T) {
+	t.Parallel()
+	for after, want := range map[string]time.Duration{
+		"2147483647": time.Hour, "99999999999999999999": 0, "Fri, 31 Dec 9999 23:59:59 GMT": time.Hour,
+		"Thu, 01 Jan 1970 00:00:00 GMT": 0, "-5": 0, "0": 0, "2": 2 * time.Second,
+	} {
+		w, _ := watching(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", after)
+			w.WriteHeader(http.StatusServiceUnavailable)
+		})
+		client, end := w.client(0)
+		got := w.once(t.Context(), client)
+		end()
+		if want == 0 && (got < firstPause/2 || got > firstPause) || want > 0 && got != want {
+			t.Errorf("Retry-After %s: comes back after %v; want %v", after, got, want)
+		}
+	}
+}
+
 func TestBackOff(t *testing.T) {
 	t.Parallel()
 	w := new(watch)

@@ -35,10 +35,12 @@ type watch struct {
 	shown  int
 }
 
-// Of a poll that failed: the first pause, and the longest.
+// Of a poll that failed: the first pause, the longest, and the longest that Retry-After
+// brings about.
 const (
 	firstPause = time.Second
 	mostPause  = 30 * time.Second
+	mostAfter  = time.Hour
 )
 
 // tooSoon is within what an answer comes that was not held: who says again what is known,
@@ -140,7 +142,7 @@ func (w *watch) once(ctx context.Context, client *http.Client) time.Duration {
 	w.line(resp, len(body), body)
 	tag, ok := resp.Header.Get("ETag"), resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusNotModified
 	if !ok {
-		return max(w.backOff(), httphdr.RetryAfter(resp.Header, time.Now()))
+		return max(w.backOff(), min(httphdr.RetryAfter(resp.Header, time.Now()), mostAfter))
 	}
 	w.failed = 0
 	again, hasty := tag == "" || tag == w.etag, w.hasty
