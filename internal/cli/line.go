@@ -56,8 +56,8 @@ the limit that is to be measured for the while.`,
 			if err := t.read(args[0]); err != nil {
 				return err
 			}
-			if most < time.Second {
-				return fmt.Errorf("reading max %v: expected a second or more", most)
+			if most < time.Second || most > mostWait {
+				return fmt.Errorf("reading max %v: expected a second or more, and a day at most", most)
 			}
 			return measure(ctx, &t, most, out)
 		}),

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/cobra"
 )
 
 func TestWaits(t *testing.T) {
@@ -18,6 +20,18 @@ func TestWaits(t *testing.T) {
 	}
 	if got := fmt.Sprint(waits(2 * time.Second)); got != "[2s 2s 2s]" {
 		t.Error(got)
+	}
+}
+
+// A wait that would be no duration when it is doubled is refused.
+func TestWaitsAreBounded(t *testing.T) {
+	t.Parallel()
+	for name, cmd := range map[string]*cobra.Command{"max": lineCommand(), "wait": watchCommand()} {
+		cmd.SetArgs([]string{"127.0.0.1:1/", "--" + name, "2562047h"})
+		cmd.SilenceUsage, cmd.SilenceErrors = true, true
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "reading "+name) {
+			t.Errorf("--%s: %v", name, err)
+		}
 	}
 }
 

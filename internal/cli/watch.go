@@ -43,6 +43,9 @@ const (
 	mostAfter  = time.Hour
 )
 
+// mostWait is the longest wait that anybody asks for: more, doubled, is no duration.
+const mostWait = 24 * time.Hour
+
 // tooSoon is within what an answer comes that was not held: who says again what is known,
 // or answers so twice in a row with whatever version, is not asked again at once.
 const tooSoon = time.Second
@@ -75,8 +78,8 @@ The body is cut to a line; --json shows a member of it instead. Ctrl-C ends it.`
 			if err := w.read(args[0]); err != nil {
 				return err
 			}
-			if w.wait < time.Second || w.count < 0 {
-				return fmt.Errorf("reading wait %v and count %d: expected a wait of a second or more, and a count of 0 or more", w.wait, w.count)
+			if w.wait < time.Second || w.wait > mostWait || w.count < 0 {
+				return fmt.Errorf("reading wait %v and count %d: expected a wait of a second to a day, and a count of 0 or more", w.wait, w.count)
 			}
 			return w.run(ctx)
 		}),
