@@ -57,10 +57,24 @@ def watch(url, *, wait=25, headers=(), read=json.load, on_error=logging.getLogge
             stop.wait(max(pause, after) + pause * random.random())
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Takes no credentials along to another place."""
+
+    def redirect_request(self, req, *args):
+        to = super().redirect_request(req, *args)
+        if to and (to.type, to.host) != (req.type, req.host):
+            for name in ("Authorization", "Cookie"):
+                to.remove_header(name)
+        return to
+
+
+_opener = urllib.request.build_opener(_Redirects)
+
+
 def _exchange(request, patience, read):
     """Whether there is a value, the answer's fields, and the value; raises what is neither 2xx nor 304."""
     try:
-        with urllib.request.urlopen(request, timeout=patience) as answer:
+        with _opener.open(request, timeout=patience) as answer:
             return True, answer.headers, read(answer)
     except urllib.error.HTTPError as error:
         error.close()

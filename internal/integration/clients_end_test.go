@@ -2,10 +2,12 @@ package integration_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -42,5 +44,40 @@ func TestJavaScriptClientEndsBeforeAPause(t *testing.T) {
 				t.Errorf("it does not end: %v: %s", err, said)
 			}
 		})
+	}
+}
+
+// The Python client takes no credentials along where it is sent to another place, as those
+// in Go and JavaScript do not.
+func TestPythonClientKeepsCredentials(t *testing.T) {
+	t.Parallel()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 is not installed")
+	}
+	var elsewhere *httptest.Server
+	serve := func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/elsewhere":
+			http.Redirect(w, r, elsewhere.URL+"/", http.StatusFound)
+		case "/here":
+			http.Redirect(w, r, "/", http.StatusFound)
+		default:
+			_ = json.NewEncoder(w).Encode([]string{r.Header.Get("Authorization"), r.Header.Get("Cookie"), r.Header.Get("Prefer")})
+		}
+	}
+	elsewhere = httptest.NewServer(http.HandlerFunc(serve))
+	t.Cleanup(elsewhere.Close)
+	here := httptest.NewServer(http.HandlerFunc(serve))
+	t.Cleanup(here.Close)
+	for path, want := range map[string]string{"/elsewhere": "['', '', 'wait=25']", "/here": "['Bearer x', 'a=b', 'wait=25']"} {
+		const program = `import sys; sys.path.insert(0, "clients/python"); import long_poll
+print(next(long_poll.watch(sys.argv[1], headers={"authorization": "Bearer x", "Cookie": "a=b"})))`
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		said, err := exec.CommandContext(ctx, python, "-B", "-c", program, here.URL+path).CombinedOutput()
+		cancel()
+		if got := strings.TrimSpace(string(said)); err != nil || got != want {
+			t.Errorf("%s: got %s, %v; want %s", path, got, err, want)
+		}
 	}
 }
