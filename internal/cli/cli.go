@@ -113,14 +113,15 @@ func (t *target) read(text string) error {
 	return nil
 }
 
-// request is a GET with the given fields beside those of the flag, which win.
+// request is a GET with the given fields beside those of the flag, which win. What no
+// field can bear, such as the id of an event, is left out.
 func (t *target) request(ctx context.Context, fields ...string) (*http.Request, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
 	if err != nil {
 		return nil, fmt.Errorf("making request: %w", err)
 	}
 	for i := 0; i+1 < len(fields); i += 2 {
-		if fields[i+1] != "" {
+		if fields[i+1] != "" && httpguts.ValidHeaderFieldValue(fields[i+1]) {
 			r.Header.Set(fields[i], fields[i+1])
 		}
 	}

@@ -288,6 +288,33 @@ func TestWatchStream(t *testing.T) {
 	}
 }
 
+// What a server calls a version, and no request can bear, is not sent back for ever.
+func TestWatchGetsOverAVersionThatIsNone(t *testing.T) {
+	t.Parallel()
+	for name, said := range map[string]string{
+		"tag":   "HTTP/1.1 200 OK\r\nETag: \"a\x01\"\r\nContent-Length: 1\r\n\r\nx",
+		"event": "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nid: a\x01\ndata: x\n\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked atomic.Int32
+			w, out := watching(t, func(w http.ResponseWriter, _ *http.Request) {
+				asked.Add(1)
+				conn := hijack(w)
+				_, _ = io.WriteString(conn, said)
+				conn.Close()
+			})
+			w.count, w.stream = 2, name == "event"
+			if err := w.run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if asked.Load() != 2 {
+				t.Errorf("asked %d times: %s", asked.Load(), out)
+			}
+		})
+	}
+}
+
 func TestReadEvents(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ stream, want string }{
