@@ -20,7 +20,8 @@ def watch(url, *, wait=25, headers=(), read=json.load, on_error=logging.getLogge
     wait: for how many seconds the server may hold a request.
     headers: more request fields, a mapping or pairs, read anew for each request.
     read: makes the value of a 2xx answer, which is a file with headers; a ValueError is an error of the answer.
-    on_error: is told each failure, an OSError, ValueError or HTTPException; what it raises ends the loop.
+    on_error: is told each failure, an OSError, ValueError, RecursionError (JSON that is too deep) or
+        HTTPException; what it raises ends the loop.
     stop: a threading.Event that ends it, after the request that is under way.
     """
     stop = stop or threading.Event()
@@ -45,7 +46,7 @@ def watch(url, *, wait=25, headers=(), read=json.load, on_error=logging.getLogge
                 pause = 1
             news = news or known and failures > 0
             failures, hasty = 0, early
-        except (OSError, ValueError, http.client.HTTPException) as error:
+        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
             after = _retry_after(getattr(error, "headers", None))
             pause = min(2 ** min(failures, 5), 30)
             failures += 1
@@ -92,8 +93,11 @@ def _retry_after(fields):
     try:
         if said.isdigit():
             return min(int(said), 3600)
-        now = fields["Date"]
-        now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
-        return min(max(email.utils.parsedate_to_datetime(said).timestamp() - now, 0), 3600)
+        until = email.utils.parsedate_to_datetime(said).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
         return 0
+    try:
+        now = email.utils.parsedate_to_datetime(fields["Date"]).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError, AttributeError):
+        now = time.time()  # it says none, or none that is one
+    return min(max(until - now, 0), 3600)

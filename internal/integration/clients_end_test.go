@@ -81,3 +81,32 @@ print(next(long_poll.watch(sys.argv[1], headers={"authorization": "Bearer x", "C
 		}
 	}
 }
+
+// What a server says can not end the Python client, nor have it come back at once.
+func TestPythonClientOutlivesAnswers(t *testing.T) {
+	t.Parallel()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip("python3 is not installed")
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(strings.Repeat("[", 100_000)))
+	}))
+	t.Cleanup(server.Close)
+	const program = `import sys, threading; sys.path.insert(0, "clients/python"); import long_poll
+stop = threading.Event()
+def told(error):
+    print(type(error).__name__)
+    stop.set()
+for value in long_poll.watch(sys.argv[1], on_error=told, stop=stop): pass`
+	const retryAfter = `import sys; sys.path.insert(0, "clients/python"); import long_poll
+print(long_poll._retry_after({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "x"}))`
+	for _, test := range []struct{ program, want string }{{program, "RecursionError"}, {retryAfter, "3600"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		said, err := exec.CommandContext(ctx, python, "-B", "-c", test.program, server.URL).CombinedOutput()
+		cancel()
+		if got := strings.TrimSpace(string(said)); err != nil || got != test.want {
+			t.Errorf("got %s, %v; want %s", got, err, test.want)
+		}
+	}
+}
