@@ -60,7 +60,7 @@ func (at place) hiddenBy() string {
 		switch {
 		case all && route.Group != "" && route.Group == here.Group:
 			return "route of the same group"
-		case route.Group != "" || !all && !sameMatchers(route, here):
+		case route.Group != "" || !all && (!sameMatchers(route, here) || changes(at.routes[i+1:at.route])):
 			continue
 		}
 		if name := answering(route); name != "" {
@@ -76,6 +76,33 @@ func (at place) hiddenBy() string {
 // sameMatchers reports whether two routes of one list are for the same requests.
 func sameMatchers(a, b *caddyhttp.Route) bool {
 	return reflect.DeepEqual(a.MatcherSetsRaw, b.MatcherSetsRaw) && reflect.DeepEqual(a.MatcherSets, b.MatcherSets)
+}
+
+// changes reports whether a request may match after the routes what it did not before: it
+// may be rewritten there, or given a field or a var. It does so in doubt.
+func changes(routes []caddyhttp.Route) bool {
+	keeps := func(id caddy.ModuleID, raw json.RawMessage) bool {
+		return id == "http.handlers.encode" || answers(id, raw)
+	}
+	for i := range routes {
+		for _, handler := range routes[i].Handlers {
+			module, ok := handler.(caddy.Module)
+			if !ok {
+				return true
+			}
+			raw, err := json.Marshal(handler)
+			if err != nil || !keeps(module.CaddyModule().ID, raw) {
+				return true
+			}
+		}
+		for _, raw := range routes[i].HandlersRaw {
+			name, rest, err := inline("handler", raw)
+			if err != nil || !keeps(caddy.ModuleID("http.handlers."+name), rest) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // answering is the handler of a route that always answers, whether it is loaded or not.

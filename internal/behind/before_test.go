@@ -19,6 +19,8 @@ func TestBefore(t *testing.T) {
 		{"files that are passed by", "route {\nfile_server {\npass_thru\n}\nprobe\n}", ""},
 		{"error", "route {\nerror 404\nprobe\n}", "error"},
 		{"the same matcher", "route {\nrespond /api/* ok\nprobe /api/*\n}", "static_response"},
+		{"the same matcher, after a rewrite", "route {\nrespond /new ok\nrewrite /old /new\nprobe /new\n}", ""},
+		{"the same matcher, after a proxy", "route {\nrespond /new ok\nreverse_proxy /b b:80\nprobe /new\n}", "static_response"},
 		{"another matcher", "route {\nrespond /api/a ok\nprobe /api/*\n}", ""},
 		{"the same methods", "route {\n@a method GET\n@b method GET\nrespond @a ok\nprobe @b\n}", "static_response"},
 		{"other methods", "route {\n@a method PUT\n@b method GET\nrespond @a ok\nprobe @b\n}", ""},
