@@ -9,12 +9,12 @@
 //	client ──► Handler.ServeHTTP ──► poll ──► park ──► lot ◄── poller ──► check ──► next (reverse_proxy)
 //	                 ▲                 what is asked     ▲        ▲          │
 //	                 │                                   │        │          └── tap: the answer, kept back
-//	                 └── reply ◄── state ◄── snapshot ───┘        └── wake: writes, redis, admin
+//	                 └── reply ◄── state ◄── snapshot ───┘        ├── wake: writes, redis, admin
+//	                     stream, again and again                  └── cluster: what another Caddy has read
 //
-// The client's side (poll, park, reply) and the backend's side (check, tap) meet only in
-// the lot and the state. What they compare and carry is in share; what is no poll never
-// comes near any of that (reply's Own, over tap's Serve). The contract that the code
-// cites is docs/contract.md; its rules are tested in internal/contract.
+// The client's side (poll, park, reply, stream) and the backend's (check, tap) meet only in
+// lot and state. What they compare and carry is in share; what is no poll never comes near
+// (reply's Own). The code cites docs/contract.md, which internal/contract tests.
 //
 // # A handler's life
 //
@@ -30,7 +30,7 @@
 //	a field that is not compared        internal/httphdr, Personal
 //	a new way to answer                 internal/reply
 //	a new source of wake-ups            a guest of http.long_poll.wakers: see Waker
-//	a new format (of streams)           beside internal/reply: a verdict and a state are all it needs
+//	a new format of streams             internal/stream: a state is all it needs
 package longpoll
 
 import (

@@ -1,5 +1,6 @@
-// Package redis is a waker for long_poll: a message on a Redis channel says
-// that a resource is worth a look.
+// Package redis has Redis serve long_poll in two ways: as a waker, where a message on a
+// channel says that a resource is worth a look ([Waker]), and as the place where the
+// Caddys of a cluster meet ([Board]).
 //
 // All wakers of this process that name the same server share one link, across
 // sites and reloads. A link has one line, which is one connection; on a cluster
