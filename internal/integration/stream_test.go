@@ -432,7 +432,7 @@ func testStreamTimeouts(t *testing.T, caddy binary) {
 		hold 2m 0%
 		interval 100ms
 		stream
-		stream_timeout 4s
+		stream_timeout 15s
 	}
 	reverse_proxy `+b.addr))
 	}
