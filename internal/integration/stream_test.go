@@ -682,7 +682,7 @@ func testStreamLog(t *testing.T, caddy binary) {
 		hold 2m 0%
 		interval 100ms
 		stream
-		stream_timeout 2s
+		stream_timeout 5s
 		max_parked 3
 	}
 	reverse_proxy `+b.addr))
