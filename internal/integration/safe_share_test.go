@@ -344,6 +344,11 @@ func testEarlyData(t *testing.T, caddy binary) {
 
 	early := dial().send(http3.MethodGet0RTT, "/api/x", "", `If-None-Match: "one"`, "Prefer: wait=20")
 	s.waitParked(1)
+	select { // quic-go changes its state until then
+	case <-last.Load().HandshakeComplete():
+	case <-time.After(deadline):
+		t.Fatal("the handshake does not end")
+	}
 	if !last.Load().ConnectionState().Used0RTT {
 		t.Skip("the connection has no early data")
 	}
