@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,12 +27,7 @@ func clusterCommand(args []string) error {
 	if err := raiseFileLimit(); err != nil {
 		return err
 	}
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		return fmt.Errorf("looking for redis-server: %w", err)
-	}
-	addr := freeAddr()
-	host, port, _ := net.SplitHostPort(addr)
-	redis, err := start(addr, "redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no")
+	redis, addr, err := startRedis()
 	if err != nil {
 		return err
 	}

@@ -38,12 +38,7 @@ func wakeCommand(args []string) error {
 	if err := raiseFileLimit(); err != nil {
 		return err
 	}
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		return fmt.Errorf("looking for redis-server: %w", err)
-	}
-	addr := freeAddr()
-	host, port, _ := net.SplitHostPort(addr)
-	redis, err := start(addr, "redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no")
+	redis, addr, err := startRedis()
 	if err != nil {
 		return err
 	}
@@ -255,4 +250,15 @@ func publish(redis, channel string) error {
 		return fmt.Errorf("publishing: got %q; want one that has heard it", got)
 	}
 	return nil
+}
+
+// startRedis starts a Redis of its own that keeps nothing, and gives its address.
+func startRedis() (*process, string, error) {
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		return nil, "", fmt.Errorf("looking for redis-server: %w", err)
+	}
+	addr := freeAddr()
+	host, port, _ := net.SplitHostPort(addr)
+	redis, err := start(addr, "redis-server", "--bind", host, "--port", port, "--save", "", "--appendonly", "no")
+	return redis, addr, err
 }
