@@ -410,83 +410,84 @@ func testStreamReload(t *testing.T, caddy binary) {
 // testStreamTimeouts has streams last for longer than the server lets anything last: none
 // is cut, nor is what comes next on the connection.
 func testStreamTimeouts(t *testing.T, caddy binary) {
-	b := serveBackend(t, nil)
+	mux := http.NewServeMux()
+	mux.Handle("/other", &backend{value: "other"})
+	b := serveBackend(t, mux)
 	var options, sites strings.Builder
 	ports := make(map[string]string)
 	for name, timeouts := range map[string]string{
-		"write":                 "write 1s",
-		"write idle":            "write_idle 1s 10000",
-		"all":                   "write 1s\nwrite_idle 1s 10000\nread_body 1s\nread_body_idle 1s 10000\nread_header 1s\nidle 5s",
+		"write":                 "write 3s",
+		"write idle":            "write_idle 3s 10000",
+		"all":                   "write 3s\nwrite_idle 3s 10000\nread_body 3s\nread_body_idle 3s 10000\nread_header 3s\nidle 10s",
 		"the timeouts handler":  "idle 5m",
-		"the handler and write": "write 1s\nread_body 1s",
+		"the handler and write": "write 3s\nread_body 3s",
 	} {
 		port := freePort(t)
 		ports[name] = port
 		fmt.Fprintf(&options, "\tservers 127.0.0.1:%s {\n\t\ttimeouts {\n%s\n\t\t}\n\t}\n", port, timeouts)
 		var handler string
 		if strings.Contains(name, "handler") {
-			handler = "\ttimeouts {\n\t\twrite_timeout 1s 10000\n\t\tread_timeout 1s 10000\n\t}\n"
+			handler = "\ttimeouts {\n\t\twrite_timeout 3s 10000\n\t\tread_timeout 3s 10000\n\t}\n"
 		}
 		sites.WriteString(tlsSite(port, handler+`
 	long_poll /api/* {
 		hold 2m 0%
 		interval 100ms
 		stream
-		stream_timeout 15s
+		stream_timeout 20s
 	}
 	reverse_proxy `+b.addr))
 	}
 	s := caddy.start(t, options.String(), sites.String())
-	type open struct {
-		name string
-		c    *client
-		*listener
-	}
-	var all []open
+	// Each stream has a state and a goroutine of its own: what comes next on its connection
+	// comes when it has ended, and not when all have, after which the connection may have
+	// been idle for too long. Subtests that are parallel would be so by a few at a time.
+	var lives sync.WaitGroup
+	paths := 0
 	for name, port := range ports {
 		for _, protocol := range protocols {
-			c := s.newTLSClient(t, protocol, port)
+			shared := s.newTLSClient(t, protocol, port)
 			for _, accept := range []string{acceptEvents, acceptLines} {
-				all = append(all, open{name + ", " + protocol + ", " + accept, c, c.listen("/api/a", accept)})
+				paths++
+				path, state := fmt.Sprintf("/api/%d", paths), &backend{value: "one"}
+				mux.Handle(path, state)
+				lives.Go(func() {
+					t.Run(name+", "+protocol+", "+accept, func(t *testing.T) {
+						c := *shared
+						c.t = t
+						c.liveThroughTimeouts(path, accept, state)
+					})
+				})
 			}
 		}
 	}
-	for _, o := range all {
-		o.await("one")
-	}
-	// Longer than any of the timeouts, which is not to be seen from outside.
-	silence := time.NewTimer(2500 * time.Millisecond)
+	lives.Wait()
+}
+
+// liveThroughTimeouts has a stream be silent for longer than any timeout of
+// testStreamTimeouts, but for that of an idle connection, and be told of two states
+// before it ends; and then another one, on the same connection.
+func (c *client) liveThroughTimeouts(path, accept string, state *backend) {
+	l := c.listen(path, accept)
+	l.await("one")
+	silence := time.NewTimer(4500 * time.Millisecond) // which is not to be seen from outside
 	defer silence.Stop()
 	<-silence.C
-	b.set("two")
-	for _, o := range all {
-		t.Run(o.name, func(t *testing.T) {
-			o.t = t
-			o.wantEnd() // at its stream_timeout
-			if got := strings.Join(o.values(), " "); got != "one two" {
-				t.Errorf("heard %s; want one two", got)
-			}
-		})
+	state.set("two")
+	l.wantEnd() // at its stream_timeout
+	state.set("three")
+	next := c.listen(path, acceptEvents)
+	if !next.reused && c.protocol != "HTTP/3.0" { // which does not say so
+		c.t.Error("the next request is on another connection")
 	}
-	b.set("three")
-	var next []open
-	for _, o := range all {
-		o.resp.Body.Close()
-		l := o.c.listen("/api/a", acceptEvents)
-		if !l.reused && o.c.protocol != "HTTP/3.0" { // which does not say so
-			t.Errorf("%s: the next request is on another connection", o.name)
-		}
-		next = append(next, open{o.name, o.c, l})
+	if got := strings.Join(l.values(), " "); got != "one two" {
+		c.t.Errorf("heard %s; want one two", got)
 	}
-	for _, o := range next {
-		o.wantEnd()
-		if got := strings.Join(o.values(), " "); got != "three" {
-			t.Errorf("%s: then heard %s; want three", o.name, got)
-		}
+	next.wantEnd()
+	if got := strings.Join(next.values(), " "); got != "three" {
+		c.t.Errorf("then heard %s; want three", got)
 	}
-	for _, o := range all {
-		o.c.get("/other").want(t, 200, "")
-	}
+	c.get("/other").want(c.t, 200, "")
 }
 
 // testStreamEncode has `encode` in front of streams: they come when they are told all the
