@@ -159,7 +159,7 @@ func TestBoardAway(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	b := newBoard(t, "address "+s.addr)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	ready := make(chan time.Duration, 10)
 	stop := b.Follow("n", func([]byte) {}, func(within time.Duration) { ready <- within })

@@ -24,19 +24,23 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
+// patience is how long anything that has to happen may take on a slow machine that does
+// something else too.
+const patience = 60 * time.Second
+
 // TestMain fails if a test leaves a goroutine of this package or of go-redis
 // behind.
 func TestMain(m *testing.M) {
 	goredis.SetLogger(clientLogger{}) // what the tests' own clients say of servers that are killed
 	code := m.Run()
-	if stacks := leaked(10 * time.Second); code == 0 && stacks != "" {
+	if stacks := leaked(); code == 0 && stacks != "" {
 		fmt.Fprintf(os.Stderr, "leaked goroutines:\n%s\n", stacks)
 		code = 1
 	}
 	os.Exit(code)
 }
 
-func leaked(patience time.Duration) string {
+func leaked() string {
 	deadline := time.After(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -63,7 +67,7 @@ func leaked(patience time.Duration) string {
 // eventually waits for a condition, and fails the test if it does not come.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
@@ -80,8 +84,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func hasty() *pace {
 	return &pace{
 		ping:     200 * time.Millisecond,
-		pong:     time.Second,
-		dial:     2 * time.Second,
+		pong:     3 * time.Second,
+		dial:     3 * time.Second,
 		pauseMin: 10 * time.Millisecond,
 		pauseMax: 200 * time.Millisecond,
 		retryMax: 300 * time.Millisecond,
