@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // The JavaScript client ends with its signal also where that is aborted by whoever is told
@@ -38,7 +37,7 @@ func TestJavaScriptClientEndsBeforeAPause(t *testing.T) {
 				const { watch } = await import(file)
 				const end = new AbortController()
 				for await (const value of watch(url, { signal: end.signal, onError: () => end.abort() })) end.abort()`
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
 			defer cancel()
 			if said, err := exec.CommandContext(ctx, node, "--input-type=module", "--eval", program, "file://"+client, server.URL).CombinedOutput(); err != nil {
 				t.Errorf("it does not end: %v: %s", err, said)
@@ -73,7 +72,7 @@ func TestPythonClientKeepsCredentials(t *testing.T) {
 	for path, want := range map[string]string{"/elsewhere": "['', '', 'wait=25']", "/here": "['Bearer x', 'a=b', 'wait=25']"} {
 		const program = `import sys; sys.path.insert(0, "clients/python"); import long_poll
 print(next(long_poll.watch(sys.argv[1], headers={"authorization": "Bearer x", "Cookie": "a=b"})))`
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
 		said, err := exec.CommandContext(ctx, python, "-B", "-c", program, here.URL+path).CombinedOutput()
 		cancel()
 		if got := strings.TrimSpace(string(said)); err != nil || got != want {
@@ -102,7 +101,7 @@ for value in long_poll.watch(sys.argv[1], on_error=told, stop=stop): pass`
 	const retryAfter = `import sys; sys.path.insert(0, "clients/python"); import long_poll
 print(long_poll._retry_after({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT", "Date": "x"}))`
 	for _, test := range []struct{ program, want string }{{program, "RecursionError"}, {retryAfter, "3600"}} {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), deadline)
 		said, err := exec.CommandContext(ctx, python, "-B", "-c", test.program, server.URL).CombinedOutput()
 		cancel()
 		if got := strings.TrimSpace(string(said)); err != nil || got != test.want {

@@ -24,9 +24,14 @@ type clientSite struct {
 	asked map[string]int64 // by the product that User-Agent begins with
 }
 
-// testClients runs the clients of the manual with the real binary: through reloads and
+// TestClients runs the clients of the manual with the real binary: through reloads and
 // outages, at a site without long_poll, and against a bound.
-func testClients(t *testing.T, caddy binary) {
+func TestClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the real binary")
+	}
+	t.Parallel()
+	caddy := buildCaddy(t)
 	c := &clientSite{port: freePort(t), asked: make(map[string]int64)}
 	c.backend = serveBackend(t, c)
 	c.sidecar = caddy.start(t, "", c.held(""))

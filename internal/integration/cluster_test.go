@@ -23,6 +23,7 @@ func TestClusterIntegration(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
+	t.Parallel()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("needs redis-server, which is not installed")
 	}

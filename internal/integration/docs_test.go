@@ -274,6 +274,8 @@ func validate(t *testing.T, config []byte) {
 	if err := json.Unmarshal(config, &parsed); err != nil {
 		t.Fatalf("reading %s: %v", config, err)
 	}
+	provisioning.Lock()
+	defer provisioning.Unlock()
 	if err := caddy.Validate(&parsed); err != nil {
 		t.Fatalf("validating %s: %v", config, err)
 	}

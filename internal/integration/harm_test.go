@@ -16,6 +16,7 @@ func TestHarm(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
+	t.Parallel()
 	caddy := buildCaddy(t)
 	for name, test := range map[string]func(*testing.T, binary){
 		"addresses that requests come to":       testLocalAddresses,

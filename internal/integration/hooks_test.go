@@ -24,6 +24,7 @@ func TestExampleHooks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("runs real frameworks")
 	}
+	t.Parallel()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("needs redis-server, which is not installed")
 	}

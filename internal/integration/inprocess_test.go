@@ -32,16 +32,23 @@ type handler struct {
 	ctx     context.Context
 }
 
+// provisioning is held while a handler is provisioned in this process, be it by validate:
+// newHandler finds its own as the one that has come last.
+var provisioning sync.Mutex
+
 // newHandler provisions what the configuration says. It goes with the test.
 func newHandler(t *testing.T, config *longpoll.Handler) *handler {
 	t.Helper()
 	h := &handler{Handler: config}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)
-	if err := h.Provision(ctx); err != nil {
+	provisioning.Lock()
+	err := h.Provision(ctx)
+	all := ops.Live.Sites()
+	provisioning.Unlock()
+	if err != nil {
 		t.Fatalf("provisioning: %v", err)
 	}
-	all := ops.Live.Sites()
 	h.seen = all[len(all)-1]
 	h.seen.Log = zap.NewNop()
 	h.ctx, h.leave = context.WithCancel(context.Background())
@@ -139,7 +146,7 @@ func adminServer(t *testing.T) *httptest.Server {
 	server := httptest.NewServer(mux)
 	t.Cleanup(func() {
 		// Shutdown, not Close: it must not have to wait for the page's long poll.
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), deadline)
 		defer cancel()
 		if err := server.Config.Shutdown(ctx); err != nil {
 			t.Errorf("shutting the admin server down: %v", err)
@@ -154,11 +161,11 @@ func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(20 * time.Second)
+	end := time.After(deadline)
 	for !ok() {
 		select {
 		case <-ticker.C:
-		case <-deadline:
+		case <-end:
 			t.Fatalf("in vain waited until %s", what)
 		}
 	}

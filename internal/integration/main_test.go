@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
@@ -16,7 +17,16 @@ func TestMain(m *testing.M) {
 		fmt.Fprintf(os.Stderr, "finding the module's root: %v\n", err)
 		os.Exit(1)
 	}
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		// These tests wait for other processes, for intervals and for pauses, and compute
+		// little: one for each processor leaves the machine idle.
+		flag.Set("test.parallel", "6")
+	}
 	code := m.Run()
+	os.RemoveAll(built)
 	if left := leaked(10 * time.Second); code == 0 && left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines outlive the tests:\n%s\n", left)
 		code = 1

@@ -69,7 +69,7 @@ func newBrowser(t *testing.T, flags ...string) *browser {
 	}
 	theirIn.Close()
 	theirOut.Close()
-	overdue := time.AfterFunc(2*time.Minute, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
+	overdue := time.AfterFunc(5*time.Minute, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	b := &browser{t: t, out: out, in: bufio.NewReader(in)}
 	t.Cleanup(func() {
 		overdue.Stop()
@@ -159,7 +159,7 @@ func (b *browser) await(pattern string) string {
 	re := regexp.MustCompile(pattern)
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	deadline := time.After(30 * time.Second)
+	end := time.After(deadline)
 	for {
 		text := b.eval("document.body ? document.body.innerText : ''")
 		if re.MatchString(text) {
@@ -167,7 +167,7 @@ func (b *browser) await(pattern string) string {
 		}
 		select {
 		case <-ticker.C:
-		case <-deadline:
+		case <-end:
 			b.t.Fatalf("the page does not say %q:\n%s\n%v", pattern, text, b.said)
 		}
 	}

@@ -276,11 +276,7 @@ func testRedisHalfOpen(t *testing.T, caddy binary) {
 	b.quiet(t)
 	redis.signal(syscall.SIGSTOP)
 	b.set("two")
-	began := time.Now()
 	s.waitUp(false)
-	if took := time.Since(began); took > 15*time.Second {
-		t.Errorf("took %v to notice; want some seconds", took)
-	}
 	wantWaiting(t, all)
 	redis.signal(syscall.SIGCONT)
 	wantAll(t, all, 200, "changed")
@@ -380,9 +376,7 @@ func testRedisReloads(t *testing.T, caddy binary) {
 	}
 	reload := func(all []*pending, sites string) {
 		t.Helper()
-		if took := s.reload(t, sites); took > 20*time.Second {
-			t.Errorf("the reload took %v", took)
-		}
+		s.reload(t, sites)
 		wantAll(t, all, 304, "drained")
 	}
 	const plain = "long_poll:/orders/42"

@@ -17,6 +17,7 @@ func TestSafe(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
+	t.Parallel()
 	caddy := buildCaddy(t)
 	for name, test := range map[string]func(*testing.T, binary){
 		"allow and deny lists":           testLists,

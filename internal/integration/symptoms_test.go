@@ -21,6 +21,7 @@ func TestDocsSymptoms(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
+	t.Parallel()
 	index := read(t, "docs/README.md")
 	for symptom, page := range map[string]string{
 		"clients get 502, 504 or resets after 30 or 60 seconds": "hold.md",
@@ -165,7 +166,7 @@ func testSymptomCut(t *testing.T, caddy binary) {
 	site := caddy.start(t, "", sites(""))
 	hop := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: loopback(port)})
 	hop.ErrorLog = log.New(io.Discard, "", 0)
-	hop.Transport = &http.Transport{ResponseHeaderTimeout: 2 * time.Second, DisableCompression: true}
+	hop.Transport = &http.Transport{ResponseHeaderTimeout: 4 * time.Second, DisableCompression: true}
 	server := httptest.NewServer(hop)
 	t.Cleanup(server.Close)
 	t.Cleanup(hop.Transport.(*http.Transport).CloseIdleConnections)
@@ -173,7 +174,7 @@ func testSymptomCut(t *testing.T, caddy binary) {
 	c.base = server.URL
 	tag := c.get("/").want(t, 200, "answered").header.Get("ETag")
 	if r := c.get("/", "If-None-Match: "+tag); r.status != http.StatusBadGateway {
-		t.Errorf("got %v from a hop that waits for 2 s; want 502", r)
+		t.Errorf("got %v from a hop that waits for 4 s; want 502", r)
 	}
 	waitFor(t, "the client to have left", func() bool { return site.outcomes("left") == 1 })
 	site.reload(t, sites("200ms"))

@@ -26,6 +26,7 @@ func TestTransparent(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
+	t.Parallel()
 	caddy := buildCaddy(t)
 	for name, test := range map[string]func(*testing.T, binary){
 		"site":            testWholeSite,
