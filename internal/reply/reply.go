@@ -162,13 +162,21 @@ func markOutcome(p *poll.Poll, header http.Header) {
 		header["Long-Poll"] = []string{string(p.Outcome)} // how long is not known yet
 		return
 	}
-	text := append(make([]byte, 0, 40), p.Outcome...)
-	text = append(text, ";held="...)
-	header["Long-Poll"] = []string{string(poll.AppendSeconds(text, p.Held.Seconds()))}
+	header["Long-Poll"] = []string{outcome(p)}
 	if p.Applied != "" {
 		// The backend may have applied what else the client prefers.
 		header["Preference-Applied"] = []string{strings.Join(append(slices.Clone(header["Preference-Applied"]), p.Applied), ", ")}
 	}
+}
+
+// outcome is the value of the field Long-Poll.
+func outcome(p *poll.Poll) string {
+	if p.Outcome == poll.Answered && p.Held == 0 {
+		return string(poll.Answered) + ";held=0.000" // the usual one takes no memory
+	}
+	text := append(make([]byte, 0, 40), p.Outcome...)
+	text = append(text, ";held="...)
+	return string(poll.AppendSeconds(text, p.Held.Seconds()))
 }
 
 // configured sets the fields that the configuration gives.

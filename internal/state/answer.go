@@ -28,9 +28,9 @@ type Answer struct {
 	unread bool  // nothing is known of the body
 
 	mu      sync.Mutex // protects what follows
-	plain   []byte     // see Plain
 	decoded bool
 	settled bool
+	plain   []byte // see Plain
 }
 
 // NewAnswer makes an answer of what the handlers behind us said. preset is the header

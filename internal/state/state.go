@@ -25,15 +25,16 @@ type State struct {
 	ErrFields *Answer // with the fields of this, which has no more; nil if there are none
 	Source    *Answer // what the version was read from: the answer, or that of the probe
 
-	Version  Version
-	ETag     string // what the client's copy is known by; empty if by nothing
-	Unshared bool   // it can not be shared or held: everybody asks for himself
+	Version Version
+	ETag    string // what the client's copy is known by; empty if by nothing
 
 	Owner     uint64           // the poll on whose behalf a check read it, and which may be told even an error that is not for all; 0 if no check did
 	Variation *share.Variation // what it depends on beyond what is always compared
 	Varied    lot.Key          // a digest of that, as it was in the request that it was read by
 
 	Renewed []string // Set-Cookie, for those who are told it: sessions that they share, renewed by checks
+
+	Unshared bool // it can not be shared or held: everybody asks for himself
 
 	Held  bool      // it is a fault that a hold_while holds on, and so an answer
 	Stale bool      // it is a challenge that says that a nonce is stale: no news of the resource
@@ -138,10 +139,7 @@ func (s *State) Modified() time.Time {
 type memo struct {
 	members atomic.Pointer[sync.Map] // of strings by gjson path, and by the types below; nil until there is one
 	grown   func()                   // see OnGrow
-
-	once  sync.Once // see Fields
-	shown []Field
-	lines int
+	shown   atomic.Pointer[shown]    // see Fields
 }
 
 // Keys in members of what no gjson path gives.
@@ -294,26 +292,40 @@ type Field struct {
 	Added  bool // to what its own way to us has set
 }
 
+// shown are the fields of an answer, and how many lines they have.
+type shown struct {
+	fields []Field
+	lines  int
+}
+
 // Fields are the end-to-end fields of the answer, and how many lines they have. They
 // are found out once, not for each of ten thousand clients.
 func (s *State) Fields() ([]Field, int) {
-	s.once.Do(func() {
-		header := s.Answer.Header.Clone()
-		if s.ETag != "" && s.Answer.Status/100 == 2 {
-			header["Etag"] = []string{s.ETag}
-		}
-		if httphdr.HasBody(s.Answer.Status) {
-			header["Content-Length"] = []string{strconv.Itoa(len(s.Answer.Body))}
-		}
-		if len(header["Cache-Control"]) > 0 {
-			httphdr.Revalidate(header)
-		}
-		for name, values := range header {
-			s.shown = append(s.shown, Field{name, values, slices.Contains(s.Answer.Added, name)})
-			s.lines += len(values)
-		}
-	})
-	return s.shown, s.lines
+	m := s.shown.Load()
+	if m == nil {
+		m = s.show()
+		s.shown.Store(m) // who has found out the same meanwhile has found the same
+	}
+	return m.fields, m.lines
+}
+
+func (s *State) show() *shown {
+	header := s.Answer.Header.Clone()
+	if s.ETag != "" && s.Answer.Status/100 == 2 {
+		header["Etag"] = []string{s.ETag}
+	}
+	if httphdr.HasBody(s.Answer.Status) {
+		header["Content-Length"] = []string{strconv.Itoa(len(s.Answer.Body))}
+	}
+	if len(header["Cache-Control"]) > 0 {
+		httphdr.Revalidate(header)
+	}
+	m := &shown{fields: make([]Field, 0, len(header))}
+	for name, values := range header {
+		m.fields = append(m.fields, Field{name, values, slices.Contains(s.Answer.Added, name)})
+		m.lines += len(values)
+	}
+	return m
 }
 
 // Known is the state of r; nil if there is none.
