@@ -250,3 +250,52 @@ func TestBoardGroups(t *testing.T) {
 		t.Errorf("got %q", text)
 	}
 }
+
+// contract 14.3: a lease that is given up at the end is, whoever is cleaned up first.
+func TestBoardSaysGoodbye(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	b := newBoard(t, "address "+s.addr)
+	ctx := context.Background()
+	stop := b.Follow("n", func([]byte) {}, func(time.Duration) {})
+	if mine, _, _, _, _, err := b.Claim(ctx, "n", "a", 0, time.Minute); !mine || err != nil {
+		t.Fatal(mine, err)
+	}
+	cleaned := make(chan struct{})
+	go func() {
+		defer close(cleaned)
+		b.Cleanup()
+	}()
+	eventually(t, "the end to have begun", func() bool {
+		b.link.mu.Lock()
+		defer b.link.mu.Unlock()
+		return b.link.quiet != nil
+	})
+	if err := b.Yield(ctx, "n", "a", 1, []byte("bye")); err != nil {
+		t.Errorf("giving the lease up: %v", err)
+	}
+	stop()
+	<-cleaned
+	if left := s.admin.Exists(ctx, "long_poll:{default}:lease:n").Val(); left != 0 {
+		t.Error("the lease is still there")
+	}
+	if err := b.Tell(ctx, "n", []byte("m")); err == nil {
+		t.Error("something was told after the end")
+	}
+}
+
+// What comes after the end opens nothing that nobody closes.
+func TestBoardAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	s := startRedis(t)
+	b := newBoard(t, "address "+s.addr)
+	before := s.connections()
+	b.Cleanup()
+	if err := b.Tell(context.Background(), "n", []byte("m")); err == nil {
+		t.Error("something was told after the end")
+	}
+	b.Follow("n", func([]byte) {}, func(time.Duration) { t.Error("heard after the end") })()
+	if b.link.client != nil || s.connections() != before {
+		t.Errorf("%d connections; want the %d of before", s.connections(), before)
+	}
+}

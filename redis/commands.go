@@ -1,20 +1,32 @@
 package redis
 
 import (
+	"sync"
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
 )
 
-// commands is the client, for who sends commands of his own.
+// commands is the client, for who sends commands of his own. After the end of the link it
+// is one that is closed, and that nobody has to close.
 func (l *link) commands() goredis.UniversalClient {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.client == nil {
+	switch {
+	case l.client != nil:
+	case l.closed:
+		return closedClient()
+	default:
 		l.open()
 	}
 	return l.client
 }
+
+var closedClient = sync.OnceValue(func() goredis.UniversalClient {
+	client := goredis.NewClient(&goredis.Options{})
+	_ = client.Close() // it has no connection
+	return client
+})
 
 // stumble notes that a command has failed. Where the server is away a line notices too, but
 // maybe later: it is one outage.

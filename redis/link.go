@@ -40,6 +40,8 @@ type link struct {
 	warned        bool             // the outage was logged
 	stumbled      time.Time        // when a command has failed last
 	refused       bool             // the server refused something, and it was logged
+	quiet         chan struct{}    // closed when nobody listens any more; nil until that is waited for
+	closed        bool             // there is to be no client any more
 }
 
 // pace is how long things take; tests are less patient.
@@ -87,29 +89,6 @@ func join(s server, p *pace, logger *zap.Logger) *link {
 	return l
 }
 
-func (l *link) leave(logger *zap.Logger) error {
-	l.mu.Lock()
-	if i := slices.Index(l.loggers, logger); i >= 0 {
-		l.loggers = slices.Delete(l.loggers, i, i+1)
-	}
-	l.mu.Unlock()
-	_, err := links.Delete(l.server.key())
-	return err
-}
-
-// Destruct closes all connections.
-func (l *link) Destruct() error {
-	l.cancel()
-	l.mu.Lock()
-	client := l.client
-	l.mu.Unlock()
-	if client != nil {
-		// A dial that is under way would keep a reload waiting.
-		go client.Close()
-	}
-	return nil
-}
-
 // logger is that of the latest config: an older one may write to a log that is
 // closed. l.mu is held.
 func (l *link) logger() *zap.Logger {
@@ -123,19 +102,20 @@ func (l *link) logger() *zap.Logger {
 func (l *link) listen(n name, who listener) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.client == nil {
+	if l.client == nil && !l.closed {
 		l.open()
 	}
 	s, ok := l.subscriptions[n]
 	if !ok {
 		s = &subscription{listeners: make(map[listener]struct{})}
 		l.subscriptions[n] = s
-		if n.key() == "" || !l.server.cluster() {
+		if !l.closed && (n.key() == "" || !l.server.cluster()) {
 			s.line = l.line(l.client)
 		}
 	}
 	s.listeners[who] = struct{}{}
 	switch {
+	case l.closed: // there is nothing to hear
 	case s.line == nil:
 		l.unplaced[n] = struct{}{}
 		poke(l.kick)
@@ -157,6 +137,7 @@ func (l *link) ignore(n name, who listener) {
 	if len(s.listeners) > 0 {
 		return
 	}
+	defer l.hushLocked()
 	if s.line != nil {
 		if _, sent := s.line.sent[n]; sent {
 			s.line.touch(n)
