@@ -57,7 +57,7 @@ func (h *Handler) joinCluster(ctx caddy.Context) error {
 	h.pollers.cluster = cluster.New(board, cluster.Config{
 		Digest: cluster.Digest(cluster.PlaceOf(server), h.Methods, h.StripQuery, h.Probe, h.Probe != nil && h.OnChange != nil,
 			h.Version, h.Ignore, h.IgnoreMatch, h.Key, h.Vary, h.Public, *h.MaxBody),
-		Interval: h.polls.Interval, CheckTimeout: h.polls.CheckTimeout, MaxBody: *h.MaxBody,
+		Interval: h.polls.Interval, MaxPause: max(h.polls.MaxInterval, maxFaultPause), CheckTimeout: h.polls.CheckTimeout, MaxBody: *h.MaxBody,
 		Wakes: cluster.WakesOf(h.WakeRaw), WakersUp: h.site.WakersUp, Wake: h.site.Wake,
 	})
 	h.site.Cluster = h.pollers.cluster
@@ -143,6 +143,9 @@ func (p *poller) check() {
 
 // CommonKey is what the resource is known by in all Caddys.
 func (p *poller) CommonKey() (key lot.Key, personal, told, shared bool) { return p.backend.CommonKey() }
+
+// Varied is the digest of what those who wait have of what s depends on.
+func (p *poller) Varied(s *state.State) lot.Key { return p.backend.Varied(s) }
 
 // Adopt publishes what another Caddy has read.
 func (p *poller) Adopt(now *state.State, h cluster.Hand) bool {

@@ -26,8 +26,12 @@ func (b *Backend) CommonKey() (key lot.Key, personal, told, shared bool) {
 	if !b.c.Share.Local {
 		asker.Local = netip.AddrPort{}
 	}
-	return v.Key(b.c.Share.Key(b.Request, b.Name, &asker), sharer), sharer.Credentials, sharer.Credentials || b.c.Share.KeyTells(), true
+	told = sharer.Credentials || b.c.Share.KeyTells() || v.Wants() && (b.knows || v.Tells())
+	return v.Key(b.c.Share.Key(b.Request, b.Name, &asker), sharer), sharer.Credentials, told, true
 }
+
+// Varied is the digest of what those who share have of what s depends on.
+func (b *Backend) Varied(s *state.State) lot.Key { return s.Variation.Key(lot.Key{}, b.sharer()) }
 
 // Adopt makes s, which another Caddy has read, what a check here would have made of it. It
 // reports false where that can not be done.

@@ -48,6 +48,7 @@ type Backend struct {
 	retries   bool            // an exchange that has failed may be made once more
 
 	alone bool // nobody shares what it reads, so that checks carry the client's address
+	knows bool // the client has said on whose behalf it asks, whether that is compared or not
 }
 
 // original is what is known of a request as it was before it was rewritten.
@@ -62,7 +63,7 @@ type original struct {
 // what [share.Rules] say that all who share it have in common, and nothing else.
 func (c *Checker) Backend(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) *Backend {
 	r, of := p.Request, p.Asker()
-	b := &Backend{Subject: p.Subject, c: c, next: next, preset: c.preset(w.Header()), alone: p.Variation.Alone()}
+	b := &Backend{Subject: p.Subject, c: c, next: next, preset: c.preset(w.Header()), alone: p.Variation.Alone(), knows: share.Knows(r, of)}
 	b.asker = share.Asker{ID: of.ID, Body: of.Body, User: of.User, Trusted: of.Trusted, Method: of.Method, Local: c.Share.LocalAddr(of)}
 	b.asker.ClientIP = c.Share.ClientIP(r, of, p.Variation)
 	if len(of.Groups) > 0 {

@@ -24,7 +24,9 @@
 // of one token the later. What is posted by who has lost the lease is not posted. Where the
 // board has forgotten the last token (it was emptied, or a replica that lagged has taken its
 // place), the next one is larger than what the claimer knows, and who knows a larger one
-// takes the board's word when it next looks: for so long it goes on with what it has.
+// takes the board's word when it next looks: for so long it goes on with what it has. The
+// same token may be given out once more then; a holder is known by a number of its own too,
+// and counts its reports from any other, so that none of its states is taken for one of before.
 //
 // 5. Two may hold the lease at once, when the board has forgotten one of them or one was
 // stopped in the middle of a check. It costs a check too many. Nobody is led back by it:
@@ -34,15 +36,19 @@
 // that runs twice as fast has its member take a lease over too early, which is promise 5.
 //
 // 7. Messages may be lost, doubled or late. A lost report is made good by the next; a lost
-// question by the asker's own check (promise 3); a lost wake-up by the interval. Who has heard
-// nothing for one and a half pauses claims the lease, which has run out by one and three
-// quarters.
+// question by the asker's own check (promise 3); a lost wake-up by the interval. Of writes,
+// 4096 may wait until all have been told of them. Who has heard nothing for one and a half
+// pauses claims the lease, which has run out by one and three quarters.
 //
 // 8. Where the board is away, or refuses, each checks for itself at its interval, and nobody is
 // released. It is tried again after two to ten seconds, and as soon as it is heard again.
 //
-// 9. What comes from the board is not trusted to be well-formed, nor to be small. It is not
-// authenticated here: a board that can be written to by others has to see to that.
+// 9. What comes from the board is not trusted to be well-formed, nor to be small, and no pause
+// is believed that is longer than twice what is configured here. It is not authenticated
+// here: a board that can be written to by others has to see to that.
+//
+// 10. What is no part of a version, the body and the fields, is handed on as well, but for
+// fields that change with each answer: those are as old as what was handed on last.
 //
 // # Concurrency
 //

@@ -19,12 +19,12 @@ func spread(d time.Duration) time.Duration {
 
 // hear is told what is said of the resource while its name is that. It does not block.
 func (m *Member) hear(name string, message []byte) {
-	r, err := parse(message, name)
-	if err != nil || r.from == m.id {
+	r, err := m.set.parse(message, name)
+	if err != nil {
 		return
 	}
 	m.mu.Lock()
-	if m.name != name || m.left {
+	if m.name != name || m.left || r.from == m.id || r.from == m.term {
 		m.mu.Unlock()
 		return
 	}
@@ -182,7 +182,7 @@ func (m *Member) fetch(of *report, h Hand) bool {
 	if of.kind == fault {
 		st = ft
 	}
-	r, err := parse(st, of.name)
+	r, err := m.set.parse(st, of.name)
 	switch {
 	case err == nil && r.kind == alone:
 		return false // which is said, too
@@ -207,13 +207,15 @@ func (m *Member) adopt(r *report, h Hand) bool {
 	if err != nil || s.Personal(m.isPersonal()) {
 		return false
 	}
+	m.unsalt(s)
 	if !m.poller.Adopt(s, h) {
 		return false
 	}
 	m.proved = h.Proof.Number
 	if r.kind == news {
 		m.mu.Lock()
-		m.state, m.bodies = r.state, bodiesOf(s)
+		m.state = r.state
+		m.said.is(s)
 		m.mu.Unlock()
 	}
 	return true

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"slices"
 	"time"
 
@@ -104,24 +103,25 @@ func (m *Member) Drop() {
 // for this member to do. next is how long it is to the next check.
 func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 	m.proved = m.resource.Begun().Number
+	tells := m.tells(r.State)
 	m.mu.Lock()
 	m.pause = max(r.Pause, time.Millisecond)
 	m.checking = false
 	m.stopKeepingLocked()
 	if m.role != holds {
-		if changed || !m.saysLocked(r.State) {
-			m.state, m.bodies = stateID{}, [2][]byte{} // what is known here is on no board
+		if changed || !m.said.same(r.State) {
+			m.state, m.said = stateID{}, said{} // what is known here is on no board
 		}
 		m.mu.Unlock()
 		return
 	}
 	k := beat
 	switch {
-	case r.State.Personal(m.personal):
+	case tells, r.State.Personal(m.personal):
 		k = alone
 	case r.Result == state.Failed:
 		k = fault
-	case changed || !m.state.known() || m.faulted || !m.saysLocked(r.State):
+	case changed || !m.state.known() || m.faulted || !m.said.same(r.State):
 		k = news
 	}
 	m.faulted = k == fault
@@ -129,7 +129,8 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 	report := m.reportLocked(k)
 	if k == news {
 		m.state = stateID{m.token, report.seq}
-		report.state, m.bodies = m.state, bodiesOf(r.State)
+		report.state = m.state
+		m.said.is(r.State)
 	}
 	report.next, report.pause, report.heard = next, r.Pause, m.begun
 	short := time.Until(m.until) < next+m.pause*3/10
@@ -142,26 +143,6 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 		return
 	}
 	m.post(report, r.State, next, keep, short)
-}
-
-// bodiesOf are the bodies of s: they may say something else although the version is the same.
-func bodiesOf(s *state.State) (bodies [2][]byte) {
-	for i, a := range []*state.Answer{s.Answer, s.Source} {
-		if a != nil {
-			bodies[i] = a.Body
-		}
-	}
-	return bodies
-}
-
-// saysLocked reports whether s has the bodies of the state that is known.
-func (m *Member) saysLocked(s *state.State) bool {
-	bodies := bodiesOf(s)
-	if !slices.EqualFunc(bodies[:], m.bodies[:], bytes.Equal) {
-		return false
-	}
-	m.bodies = bodies // those of before need not be kept, too
-	return true
 }
 
 // confirm tells that a check has found nothing else, and has what is on the board last.
@@ -215,7 +196,7 @@ const inline = 16 << 10
 // post puts what was read on the board, and tells all.
 func (m *Member) post(r *report, s *state.State, next, keep time.Duration, short bool) {
 	if r.kind != alone {
-		r.blob = pack(s.Append(nil))
+		r.blob = pack(m.salted(s).Append(nil))
 	} else {
 		keep = aloneTime
 	}

@@ -22,6 +22,10 @@ type Poller interface {
 	// Adopt publishes what was handed on; nil is what is known already, read once more. It
 	// reports false where that can not be done.
 	Adopt(now *state.State, h Hand) bool
+
+	// Varied is the digest of what the requests of this resource have of what s depends on:
+	// see [state.State].
+	Varied(s *state.State) lot.Key
 }
 
 // Hand is how a state was handed on.
@@ -52,6 +56,7 @@ type Member struct {
 	arrived  chan struct{} // something is in the inbox
 
 	// only the poller's
+	salt   [32]byte  // what the name is made of
 	proved uint64    // what was published last is proven to be as new as this
 	retry  time.Time // not before is the board tried again
 	pauses int       // tries in vain
@@ -64,9 +69,10 @@ type Member struct {
 	ending   *time.Timer // leaves; nil while there is a poller
 	role     role
 	token    uint64 // of the lease
-	seq      uint64 // of the last report of it
+	term     uint64 // tells this member's last lease from all others, whatever the board has forgotten
+	seq      uint64 // of the last report of it; a term begins with any
 	state    stateID
-	bodies   [2][]byte     // of that state
+	said     said          // what that says
 	marks    []lot.Proof   // of which it is not known yet whether who holds the lease has heard, and the last of which it is
 	covered  uint64        // the number of the last of which it is known
 	noted    time.Time     // when the last of them was told of
@@ -223,7 +229,7 @@ func (m *Member) forsake() {
 	}
 	m.becomeLocked(apart)
 	m.name, m.stop, m.token, m.seq, m.state, m.marks = "", nil, 0, 0, stateID{}, nil
-	m.bodies = [2][]byte{}
+	m.said = said{}
 	m.inbox, m.busy, m.free, m.ready, m.rejoin, m.holder, m.covered, m.wanted = nil, nil, false, false, false, 0, 0, false
 	m.mu.Unlock()
 	if held {
@@ -251,7 +257,7 @@ func (m *Member) reportLocked(k kind) *report {
 	r := &report{kind: k, name: m.name, from: m.id, token: m.token, state: m.state}
 	if k.ofHolder() {
 		m.seq++
-		r.seq, r.by = m.seq, caddyName
+		r.from, r.seq, r.by = m.term, m.seq, caddyName
 		if m.set.WakersUp() {
 			r.wakes = m.set.Wakes
 		}

@@ -137,6 +137,18 @@ func parse(b []byte, name string) (*report, error) {
 	return m, nil
 }
 
+// parse reads a message about name, and believes nothing of a pause that is much longer than
+// those of this configuration: who waits so long without a word asks the board, which knows
+// who has the lease, and until when.
+func (s *Set) parse(b []byte, name string) (*report, error) {
+	r, err := parse(b, name)
+	if err != nil {
+		return nil, err
+	}
+	r.next, r.pause = min(r.next, 2*s.MaxPause), min(r.pause, 2*s.MaxPause)
+	return r, nil
+}
+
 func readMilliseconds(r *wire.Reader) time.Duration {
 	return time.Duration(r.Int(int(maxPause.Milliseconds()))) * time.Millisecond
 }

@@ -18,6 +18,7 @@ import (
 type Config struct {
 	Digest       [32]byte // of what makes an answer: who differs in it does not share
 	Interval     time.Duration
+	MaxPause     time.Duration // the longest between two checks that the configuration has
 	CheckTimeout time.Duration
 	MaxBody      int64 // bytes
 
@@ -46,16 +47,12 @@ type Set struct {
 	stop    func() // ends listening to what is said to all; nil before
 	closed  bool
 
-	telling chan struct{} // bounds the messages to all that are on their way
+	writes writes
 }
-
-// maxTelling bounds messages to all that are on their way at once: writes can come faster
-// than the board takes them, and a wake-up may be lost.
-const maxTelling = 64
 
 // New makes the set of a handler, which has nothing on the board yet.
 func New(board Board, c Config) *Set {
-	return &Set{Config: c, board: board, id: rand.Uint64(), members: make(map[*Resource]*Member), telling: make(chan struct{}, maxTelling)}
+	return &Set{Config: c, board: board, id: rand.Uint64(), members: make(map[*Resource]*Member)}
 }
 
 // callTime bounds a call of the board: it answers within milliseconds or is taken for
@@ -140,28 +137,6 @@ func (s *Set) Leave() {
 		s.stop()
 	}
 }
-
-// Tell has the resources of a path be woken at all other Caddys: see Config.Wake.
-func (s *Set) Tell(host, path string, deep bool) {
-	if len(path) > maxPath || len(host) > maxPath || !s.board.Up() {
-		return
-	}
-	select {
-	case s.telling <- struct{}{}:
-	default:
-		return
-	}
-	go func() {
-		defer func() { <-s.telling }()
-		ctx, cancel := call()
-		defer cancel()
-		m := report{kind: written, from: s.id, host: host, path: path, deep: deep}
-		_ = s.board.Tell(ctx, "", m.append(nil)) // a wake-up may be lost
-	}()
-}
-
-// maxPath bounds what is told of a path.
-const maxPath = 8 << 10
 
 // heard is told what is said to all.
 func (s *Set) heard(message []byte) {

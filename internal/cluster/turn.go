@@ -1,6 +1,9 @@
 package cluster
 
-import "time"
+import (
+	"math/rand/v2"
+	"time"
+)
 
 // Whose is who makes the check that a poller was called for.
 type Whose int
@@ -73,14 +76,20 @@ func here(wanted bool) Whose {
 	return Elsewhere
 }
 
+// common is the name by which all Caddys know the resource, and with it the salt.
+func (m *Member) common() (name string, personal, shared bool) {
+	key, personal, told, shared := m.poller.CommonKey()
+	if shared {
+		m.salt = m.set.key(key)
+		name, shared = m.set.board.Name(m.salt, told)
+	}
+	return name, personal, shared
+}
+
 // find finds out the name of the resource, which may have become another one. It reports
 // whether it has any.
 func (m *Member) find() bool {
-	key, personal, told, shared := m.poller.CommonKey()
-	var name string
-	if shared {
-		name, shared = m.set.board.Name(m.set.key(key), told)
-	}
+	name, personal, shared := m.common()
 	m.mu.Lock()
 	same := m.name == name
 	m.mu.Unlock()
@@ -190,8 +199,8 @@ func (m *Member) claim() bool {
 		return false
 	}
 	m.pauses = 0
-	kept, _ := parse(st, name)
-	failed, _ := parse(ft, name)
+	kept, _ := m.set.parse(st, name)
+	failed, _ := m.set.parse(ft, name)
 	if kept != nil && kept.kind == alone {
 		m.beAlone()
 		if mine {
@@ -207,12 +216,17 @@ func (m *Member) claim() bool {
 		}
 		return false
 	}
+	another := m.token != token || m.holder != 0
 	if m.token != token {
 		// Whatever was heard before: the board says whose it is.
 		m.token, m.seq, m.holder, m.by = token, 0, 0, ""
 		m.inbox, m.busy = nil, nil
 	}
 	if mine {
+		if another {
+			m.term, m.seq = newTerm()
+			m.holder = 0
+		}
 		m.becomeLocked(holds)
 		m.faulted = failed != nil
 		m.until, m.kept, m.heard = began.Add(ttl), time.Time{}, make(map[uint64]heardOf)
@@ -224,7 +238,7 @@ func (m *Member) claim() bool {
 	}
 	m.becomeLocked(follows)
 	for _, r := range []*report{kept, failed} {
-		if r != nil && r.token == token && r.seq > m.seq { // it is from who has the lease now
+		if r != nil && r.token == token && (r.from != m.holder || r.seq > m.seq) { // it is from who has the lease now
 			m.seq, m.holder, m.wakes, m.by = r.seq, r.from, r.wakes, r.by
 		}
 	}
@@ -237,6 +251,11 @@ func (m *Member) claim() bool {
 	m.Newcomer()
 	return true
 }
+
+// newTerm is what a lease is known by beside its token, and the number that its reports are
+// counted from: a board that has forgotten everything gives out the same token once more,
+// and then neither a holder nor a state is to be taken for one of before.
+func newTerm() (term, seq uint64) { return rand.Uint64() | 1, rand.Uint64N(1<<40) + 1 }
 
 // adoptKept publishes what is on the board. How long ago that was read nobody knows. It
 // reports whether that could be done.

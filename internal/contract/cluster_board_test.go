@@ -27,7 +27,12 @@ type board struct {
 	loses     func() bool                 // the next message to one of them
 	spoils    bool                        // what is posted
 	repeats   func() (late time.Duration) // how late the next message comes once more; 0 if it does not
+	notes     bool                        // what is posted and said is noted in said
+	said      []note
 }
+
+// note is what was said of a name.
+type note struct{ name, message string }
 
 type keptText struct {
 	text  string
@@ -146,6 +151,9 @@ func (b *board) set(key, text string, keep time.Duration) {
 
 // say passes a message on, each in its own time.
 func (b *board) say(name string, message []byte) {
+	if b.notes {
+		b.said = append(b.said, note{name, string(message)})
+	}
 	for f := range b.following[name] {
 		if b.loses() {
 			continue

@@ -221,34 +221,6 @@ func (ru *Rules) compares(r *http.Request, v *Variation, name string) bool {
 	return !personal
 }
 
-// KeyTells reports whether `key` has keys be made of what says on whose behalf a client asks,
-// whether the client is compared by that anyway or not.
-func (ru *Rules) KeyTells() bool { return slices.ContainsFunc(ru.Values, tellsCredentials) }
-
-// tellsCredentials reports whether a text with placeholders has one of what says on whose
-// behalf a client asks.
-func tellsCredentials(text string) bool {
-	for _, prefix := range []string{"{http.request.cookie.", "{http.auth.", "{http.request.tls.client.", "{cookie.", "{tls_client_"} {
-		if strings.Contains(text, prefix) {
-			return true
-		}
-	}
-	for _, prefix := range []string{"{http.request.header.", "{header."} {
-		for rest := text; ; {
-			_, after, found := strings.Cut(rest, prefix)
-			if !found {
-				break
-			}
-			name, _, _ := strings.Cut(after, "}")
-			if httphdr.LikeCredentials(http.CanonicalHeaderKey(name)) {
-				return true
-			}
-			rest = after
-		}
-	}
-	return false
-}
-
 // forUs reports whether Connection lists a field: it goes no further then.
 func forUs(header http.Header, name string) bool {
 	return slices.Contains(httphdr.Connections(header), name)
