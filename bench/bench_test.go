@@ -7,13 +7,17 @@ import (
 	"flag"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 )
 
-var soakFor = flag.Duration("soak", 2*time.Minute, "how long the soak is")
+var (
+	soakFor        = flag.Duration("soak", 2*time.Minute, "how long the soak is")
+	soakClusterFor = flag.Duration("soak-cluster", 20*time.Second, "how long that of a cluster is")
+)
 
 // TestMain is the subjects and backends too: they are this program with arguments.
 func TestMain(m *testing.M) {
@@ -65,6 +69,21 @@ func TestSoak(t *testing.T) {
 		t.Skip("takes two minutes")
 	}
 	report, err := soak(*soakFor)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, report)
+	}
+	t.Log(report)
+}
+
+// TestSoakCluster is a short life of three Caddys.
+func TestSoakCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Skip("needs redis-server, which is not installed")
+	}
+	report, err := soakCluster(*soakClusterFor)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, report)
 	}
