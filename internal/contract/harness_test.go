@@ -37,7 +37,7 @@ import (
 // TestMain fails if a goroutine of ours outlives the tests.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if left := leaked(10 * time.Second); code == 0 && left != "" {
+	if left := leaked(time.Minute); code == 0 && left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines outlive the tests:\n%s\n", left)
 		code = 1
 	}

@@ -29,17 +29,15 @@ func TestClusterIntegration(t *testing.T) {
 	}
 	caddy := buildCaddy(t)
 	for name, test := range map[string]func(*testing.T, binary){
-		"as often as one": testClusterAsOne,
-		"holder killed":   testClusterKilled,
-		"holder stopped":  testClusterStopped,
-		"handed on":       testClusterHandedOn,
-		"redis killed":    testClusterRedisKilled,
-		"redis refuses":   testClusterRedisRefuses,
-		"wake-ups":        testClusterWakes,
-		"credentials":     testClusterCredentials,
-		"cookies":         testClusterCookies,
-		"idle":            testClusterIdle,
-		"no step back":    testClusterNoStepBack,
+		"holder killed":  testClusterKilled,
+		"holder stopped": testClusterStopped,
+		"handed on":      testClusterHandedOn,
+		"redis killed":   testClusterRedisKilled,
+		"redis refuses":  testClusterRedisRefuses,
+		"wake-ups":       testClusterWakes,
+		"credentials":    testClusterCredentials,
+		"cookies":        testClusterCookies,
+		"no step back":   testClusterNoStepBack,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,7 +17,8 @@ import (
 )
 
 // TestCrowds is those parts of TestIntegration that have a thousand clients, a load or a
-// gigabyte: one after the other, while no other test runs.
+// gigabyte, and those of TestClusterIntegration that count in how many requests and commands
+// time is spent: one after the other, while no other test runs.
 func TestCrowds(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
@@ -32,6 +34,17 @@ func TestCrowds(t *testing.T) {
 		"gigabyte":          testGigabyte,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, caddy) })
+	}
+	for name, test := range map[string]func(*testing.T, binary){
+		"cluster, as often as one": testClusterAsOne,
+		"cluster, idle":            testClusterIdle,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := exec.LookPath("redis-server"); err != nil {
+				t.Skip("needs redis-server, which is not installed")
+			}
+			test(t, caddy)
+		})
 	}
 }
 

@@ -56,7 +56,7 @@ func testLocalAddresses(t *testing.T, caddy binary) {
 		return new(net.Dialer).DialContext(ctx, network, net.JoinHostPort("127.0.0.2", port))
 	}
 	for range 2 {
-		out, in := outside.poll("/api/x", "Prefer: wait=5"), inside.poll("/api/x", "Prefer: wait=5")
+		out, in := outside.poll("/api/x", "Prefer: wait=20"), inside.poll("/api/x", "Prefer: wait=20")
 		out.wait().want(t, 200, "answered").wantBody(t, "at 127.0.0.1:"+port)
 		in.wait().want(t, 200, "answered").wantBody(t, "inside")
 	}
@@ -80,7 +80,7 @@ func testFieldsAddedBehind(t *testing.T, caddy binary) {
 	long_poll /api/*
 	reverse_proxy `+b.addr))
 	c := newClient(t, port)
-	for _, fields := range [][]string{{"Prefer: wait=5"}, {"Prefer: wait=1", `If-None-Match: "1"`}} {
+	for _, fields := range [][]string{{"Prefer: wait=20"}, {"Prefer: wait=3", `If-None-Match: "1"`}} {
 		all := crowd(5, func(i int) *pending {
 			return c.poll("/api/x", append(fields, fmt.Sprint("User-Agent: client-", i))...)
 		})
@@ -106,7 +106,7 @@ func testAuthenticationBehind(t *testing.T, caddy binary) {
 		reverse_proxy `+b.addr+`
 	}`))
 	c := newClient(t, port)
-	for _, fields := range [][]string{nil, {"Prefer: wait=5"}, {`If-None-Match: "one"`}} {
+	for _, fields := range [][]string{nil, {"Prefer: wait=20"}, {`If-None-Match: "one"`}} {
 		c.get("/api/x", fields...).want(t, 401, "answered").wantFields(t, `Www-Authenticate: Basic realm="restricted"`)
 	}
 }

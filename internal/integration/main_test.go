@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	os.RemoveAll(built)
-	if left := leaked(10 * time.Second); code == 0 && left != "" {
+	if left := leaked(time.Minute); code == 0 && left != "" {
 		fmt.Fprintf(os.Stderr, "goroutines outlive the tests:\n%s\n", left)
 		code = 1
 	}

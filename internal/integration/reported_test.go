@@ -63,7 +63,7 @@ let etag, polls = 0
 while (!over && polls++ < 100) {
 	let line
 	try {
-		const headers = { Prefer: 'wait=1' }
+		const headers = { Prefer: 'wait=2' }
 		if (etag) headers['If-None-Match'] = etag
 		const answer = await fetch('API', { headers, cache: 'no-store' })
 		const field = name => answer.headers.get(name)

@@ -36,12 +36,12 @@ func testGatesBehind(t *testing.T, caddy binary) {
 		t.Run(name, func(t *testing.T) {
 			c := newClient(t, by.port)
 			see.set("before " + name)
-			alice := c.get("/", by.alice, "Prefer: wait=1").want(t, 200, "answered").wantBody(t, "user alice, before "+name)
+			alice := c.get("/", by.alice, "Prefer: wait=20").want(t, 200, "answered").wantBody(t, "user alice, before "+name)
 			bob := c.get("/", by.bob).want(t, 200, "answered").wantBody(t, "user bob, before "+name)
 			version := "If-None-Match: " + alice.header.Get("ETag")
 			parked := []*pending{c.poll("/", by.alice, version), c.poll("/", by.bob, "If-None-Match: "+bob.header.Get("ETag"))}
 			s.waitParked(len(parked))
-			for _, fields := range [][]string{{version}, {version, by.eve}, {"Prefer: wait=1"}, {by.eve}, {}, {version, "X-User: alice"}} {
+			for _, fields := range [][]string{{version}, {version, by.eve}, {"Prefer: wait=20"}, {by.eve}, {}, {version, "X-User: alice"}} {
 				if r := c.get("/", fields...); r.status != 401 || strings.Contains(r.body, "user") {
 					t.Errorf("with %q: got %v, want 401", fields, r)
 				}
@@ -99,7 +99,7 @@ func testSessionsOfAddresses(t *testing.T, caddy binary) {
 					fields = append(fields, fmt.Sprintf("X-Forwarded-For: 203.0.113.%d", i+1))
 				}
 				c.get("/", fields...).want(t, 200, "answered")
-				c.get("/", append(fields, "Prefer: wait=1")...).want(t, 200, "answered")
+				c.get("/", append(fields, "Prefer: wait=20")...).want(t, 200, "answered")
 				mu.Lock()
 				version := `If-None-Match: "` + value + `"`
 				mu.Unlock()

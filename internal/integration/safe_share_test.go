@@ -77,7 +77,7 @@ func testFrontController(t *testing.T, caddy binary) {
 	var all []*pending
 	for id := range 3 {
 		path := fmt.Sprintf("/api/orders/%d?q", id)
-		first := c.get(path, "Prefer: wait=1").want(t, 200, "answered").wantBody(t, says(id)+", ")
+		first := c.get(path, "Prefer: wait=20").want(t, 200, "answered").wantBody(t, says(id)+", ")
 		all = append(all, c.poll(path, "If-None-Match: "+first.header.Get("ETag")))
 		s.waitParked(len(all))
 		see.waitChecks(t, says(id))
@@ -115,7 +115,7 @@ func testFieldsOfOthers(t *testing.T, caddy binary) {
 			see.set(fmt.Sprint("before ", i))
 			c, odds := newClient(t, port), newClient(t, port)
 			first := odds.poll("/report", append(usual, odd, `If-None-Match: "zero"`)...)
-			before := c.get("/report", append(usual, "Prefer: wait=1")...).want(t, 200, "answered").wantBody(t, fmt.Sprint(says, ", before ", i))
+			before := c.get("/report", append(usual, "Prefer: wait=20")...).want(t, 200, "answered").wantBody(t, fmt.Sprint(says, ", before ", i))
 			first.wait()
 			version := "If-None-Match: " + before.header.Get("ETag")
 			var strange []*pending
@@ -207,7 +207,7 @@ func testForwarded(t *testing.T, caddy binary) {
 			for _, tenant := range tenants {
 				want := ports.Replace(plain.get("/", tenant...).want(t, 200, "").body)
 				says = append(says, strings.TrimSuffix(want, ", before "+name))
-				r := c.get("/", append(tenant, "Prefer: wait=1")...).want(t, 200, "answered")
+				r := c.get("/", append(tenant, "Prefer: wait=20")...).want(t, 200, "answered")
 				if got := ports.Replace(r.body); got != want {
 					t.Errorf("%q: the backend was told %q, want %q", tenant, got, want)
 				}
@@ -297,7 +297,7 @@ func testProxyProtocolBehind(t *testing.T, caddy binary) {
 			for address, told := range map[string]string{"127.0.0.1": test.first, "127.0.0.2": test.second} {
 				c := newClientAt(t, address, test.port)
 				c.get("/").want(t, 200, "answered").wantBody(t, address+", before "+test.name)
-				r := c.get("/", "Prefer: wait=1").want(t, 200, "answered").wantBody(t, told+", before "+test.name)
+				r := c.get("/", "Prefer: wait=20").want(t, 200, "answered").wantBody(t, told+", before "+test.name)
 				all = append(all, c.poll("/", "If-None-Match: "+r.header.Get("ETag")))
 				s.waitParked(len(all))
 				see.waitChecks(t, told)
@@ -453,7 +453,7 @@ func testRenewedSession(t *testing.T, caddy binary) {
 	}
 	cookie := latest(c.get("/", "Cookie: sid="+session(1000)).want(t, 200, "answered"))
 	// At a time-out, and then at a change, each after several checks.
-	cookie = latest(c.get("/", cookie, `If-None-Match: "one"`, "Prefer: wait=2").want(t, 304, "expired"))
+	cookie = latest(c.get("/", cookie, `If-None-Match: "one"`, "Prefer: wait=3").want(t, 304, "expired"))
 	p := c.poll("/", cookie, `If-None-Match: "one"`)
 	s.waitParked(1)
 	asked := b.asked.Load()

@@ -176,7 +176,7 @@ func testLists(t *testing.T, caddy binary) {
 			inside := []*pending{newClientAt(t, "127.0.0.1", port).poll("/api/x", has)}
 			s.waitParked(1)
 			outside := newClientAt(t, "127.0.0.2", port)
-			for _, fields := range [][]string{{has, "Prefer: wait=2"}, {"Prefer: wait=2"}, {`If-None-Match: "zero"`}, nil} {
+			for _, fields := range [][]string{{has, "Prefer: wait=20"}, {"Prefer: wait=20"}, {`If-None-Match: "zero"`}, nil} {
 				if r := outside.get("/api/x", fields...); !test.denied(r) || fields == nil && name == "abort" && r.err == nil {
 					t.Errorf("who is shut out got %v with %q", r, fields)
 				}
@@ -257,8 +257,8 @@ func testUpstreamsByClient(t *testing.T, caddy binary) {
 				}
 				c, twin := newClientAt(t, address, ports[name]), newClientAt(t, address, twins[name])
 				want := twin.get("/api/x", agent).want(t, 200, "")
-				c.get("/api/x", agent, "Prefer: wait=1").want(t, 200, "answered").wantBody(t, want.body)
-				all = append(all, c.poll("/api/x", agent, "If-None-Match: "+want.header.Get("ETag"), "Prefer: wait=1"))
+				c.get("/api/x", agent, "Prefer: wait=20").want(t, 200, "answered").wantBody(t, want.body)
+				all = append(all, c.poll("/api/x", agent, "If-None-Match: "+want.header.Get("ETag"), "Prefer: wait=3"))
 				seen[want.body] = true
 			}
 			if len(seen) != 2 {
@@ -305,7 +305,7 @@ func testAddressesBehind(t *testing.T, caddy binary) {
 			for _, address := range addresses {
 				c := newClientAt(t, address, ports[test.name])
 				own := c.get("/api/x").want(t, 200, "answered").wantBody(t, address+", before "+test.name)
-				c.get("/api/x", "Prefer: wait=1").want(t, 200, "answered").wantBody(t, address+", before "+test.name)
+				c.get("/api/x", "Prefer: wait=20").want(t, 200, "answered").wantBody(t, address+", before "+test.name)
 				all = append(all, c.poll("/api/x", "If-None-Match: "+own.header.Get("ETag")))
 				s.waitParked(len(all))
 			}
@@ -334,7 +334,7 @@ func testVaryWithoutAddress(t *testing.T, caddy binary) {
 
 	const nobody = "192.0.2.1"
 	c := newClient(t, port)
-	version := c.get("/", "Prefer: wait=1").want(t, 200, "answered").wantBody(t, nobody+", ").header.Get("ETag")
+	version := c.get("/", "Prefer: wait=20").want(t, 200, "answered").wantBody(t, nobody+", ").header.Get("ETag")
 	all := crowd(20, func(i int) *pending {
 		return newClientAt(t, fmt.Sprintf("127.0.0.%d", i+1), port).poll("/", "If-None-Match: "+version, "Cookie: session=the same for all")
 	})
@@ -346,7 +346,7 @@ func testVaryWithoutAddress(t *testing.T, caddy binary) {
 	for _, p := range all {
 		p.wait().want(t, 200, "changed").wantBody(t, nobody+", changed")
 	}
-	newClientAt(t, "127.0.0.7", said).get("/", "Prefer: wait=1").want(t, 200, "answered").wantBody(t, "127.0.0.7, changed")
+	newClientAt(t, "127.0.0.7", said).get("/", "Prefer: wait=20").want(t, 200, "answered").wantBody(t, "127.0.0.7, changed")
 }
 
 // testAddressesInFront has those who stand in front say who the client is: lists
@@ -407,7 +407,7 @@ func testAddressesInFront(t *testing.T, caddy binary) {
 			addresses := []string{"203.0.113.7", "203.0.113.8"}
 			for _, address := range addresses {
 				c, fields := by.client(address)
-				first := c.get("/", append(fields, "Prefer: wait=1")...).want(t, 200, "answered").wantBody(t, address+by.tells+", before "+name)
+				first := c.get("/", append(fields, "Prefer: wait=20")...).want(t, 200, "answered").wantBody(t, address+by.tells+", before "+name)
 				all = append(all, c.poll("/", append(fields, "If-None-Match: "+first.header.Get("ETag"))...))
 				s.waitParked(len(all))
 				bad, fields := by.client("203.0.113.66")
@@ -425,7 +425,7 @@ func testAddressesInFront(t *testing.T, caddy binary) {
 	t.Run("anonymous and not", func(t *testing.T) {
 		see.set("")
 		c := newClient(t, open)
-		const from, wait = "X-Forwarded-For: 203.0.113.7", "Prefer: wait=1"
+		const from, wait = "X-Forwarded-For: 203.0.113.7", "Prefer: wait=20"
 		c.get("/", from).want(t, 200, "answered").wantBody(t, "203.0.113.7, 127.0.0.1, ")
 		c.get("/", from, wait).want(t, 200, "answered").wantBody(t, "192.0.2.1, ")
 		c.get("/", from, wait, "Cookie: session=1").want(t, 200, "answered").wantBody(t, "203.0.113.7, 127.0.0.1, ")

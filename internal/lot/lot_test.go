@@ -17,7 +17,7 @@ import (
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()
 	code := m.Run()
-	for deadline := time.Now().Add(5 * time.Second); code == 0 && runtime.NumGoroutine() > before; runtime.Gosched() {
+	for deadline := time.Now().Add(time.Minute); code == 0 && runtime.NumGoroutine() > before; runtime.Gosched() {
 		if time.Now().After(deadline) {
 			fmt.Fprintf(os.Stderr, "%d goroutines before the tests, and now:\n", before)
 			pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)

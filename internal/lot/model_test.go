@@ -207,7 +207,7 @@ func TestModel(t *testing.T) {
 		go func() { all.Wait(); close(done) }()
 		select {
 		case <-done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal(what)
 		}
 	}
@@ -244,7 +244,7 @@ func TestModel(t *testing.T) {
 	within("a resource is not forgotten", &m.known)
 	empty(t, m.lot)
 	for r, rec := range m.records {
-		for deadline := time.Now().Add(20 * time.Second); polling(r); runtime.Gosched() {
+		for deadline := time.Now().Add(time.Minute); polling(r); runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Fatal("a poller is left")
 			}
