@@ -23,8 +23,9 @@ import (
 
 // TestIntegration runs the real binary in front of a real backend, with real
 // clients. Its parts are in the files beside this one; here is what
-// they share. Parts that take longest are tests of their own, which begin first: TestClients,
-// TestDemoPage and TestHoldAuto. Those with a crowd are parts of TestCrowds.
+// they share. Parts that take longest are tests of their own, for what is parallel begins
+// before the parts of anything that is: TestClients, TestDemoPage and the two of `hold auto`.
+// Those with a crowd are parts of TestCrowds.
 func TestIntegration(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")

@@ -113,23 +113,18 @@ func (h hop) start(t *testing.T, behind string) string {
 	return port
 }
 
-// TestHoldAuto: behind a hop of an unknown limit, `hold auto` finds out what it is, and then
-// nobody is cut any more (contract 10).
-func TestHoldAuto(t *testing.T) {
+func TestHoldAutoBehindNginx(t *testing.T) { testHoldAutoBehind(t, nginx) }
+
+func TestHoldAutoBehindHAProxy(t *testing.T) { testHoldAutoBehind(t, haproxy) }
+
+// Behind a hop of an unknown limit, `hold auto` finds out what it is, and then nobody is
+// cut any more (contract 10).
+func testHoldAutoBehind(t *testing.T, h hop) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
 	t.Parallel()
 	caddy := buildCaddy(t)
-	for _, h := range []hop{nginx, haproxy} {
-		t.Run(h.name, func(t *testing.T) {
-			t.Parallel()
-			testHoldAutoBehind(t, caddy, h)
-		})
-	}
-}
-
-func testHoldAutoBehind(t *testing.T, caddy binary, h hop) {
 	port := freePort(t)
 	sites := fmt.Sprintf(":%s {\n\tlong_poll {\n\t\thold auto\n\t}\n\treverse_proxy %s\n}\n", port, serveBackend(t, nil).addr)
 	s := caddy.start(t, "", sites)

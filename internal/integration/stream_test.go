@@ -33,7 +33,6 @@ func TestStreams(t *testing.T) {
 		"slow readers":   testStreamSlowReaders,
 		"stalls":         testStreamStalls,
 		"tokens":         testStreamTokens,
-		"timeouts":       testStreamTimeouts,
 		"encode":         testStreamEncode,
 		"nginx":          testStreamNginx,
 		"curl":           testStreamCurl,
@@ -413,9 +412,14 @@ func testStreamReload(t *testing.T, caddy binary) {
 	changes.Wait()
 }
 
-// testStreamTimeouts has streams last for longer than the server lets anything last: none
+// TestStreamTimeouts has streams last for longer than the server lets anything last: none
 // is cut, nor is what comes next on the connection.
-func testStreamTimeouts(t *testing.T, caddy binary) {
+func TestStreamTimeouts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the real binary")
+	}
+	t.Parallel()
+	caddy := buildCaddy(t)
 	mux := http.NewServeMux()
 	mux.Handle("/other", &backend{value: "other"})
 	b := serveBackend(t, mux)
@@ -471,7 +475,7 @@ func testStreamTimeouts(t *testing.T, caddy binary) {
 }
 
 // liveThroughTimeouts has a stream be silent for longer than any timeout of
-// testStreamTimeouts, but for that of an idle connection, and be told of two states
+// TestStreamTimeouts, but for that of an idle connection, and be told of two states
 // before it ends; and then another one, on the same connection.
 func (c *client) liveThroughTimeouts(path, accept string, state *backend) {
 	l := c.listen(path, accept)
