@@ -94,10 +94,20 @@ type flock struct {
 // long_poll, and what is in the block of its cluster.
 func startFlock(t *testing.T, caddy binary, n int, block, cluster string) *flock {
 	t.Helper()
-	f := &flock{t: t, redis: startRedis(t), backend: serveCounter(t)}
+	redis := startRedis(t)
+	f := startFlockOn(t, caddy, n, block, "address "+redis.addr+"\n"+cluster)
+	f.redis = redis
+	return f
+}
+
+// startFlockOn starts n Caddys on the Redis that is there already, and of which cluster says
+// where it is.
+func startFlockOn(t *testing.T, caddy binary, n int, block, cluster string) *flock {
+	t.Helper()
+	f := &flock{t: t, backend: serveCounter(t)}
 	for range n {
 		port := freePort(t)
-		sites := fmt.Sprintf("http://:%s {\n\tbind 127.0.0.1\n\tlong_poll {\n%s\n\t\tcluster redis {\n\t\t\taddress %s\n%s\n\t\t}\n\t}\n\treverse_proxy %s\n}\n", port, block, f.redis.addr, cluster, f.backend.addr)
+		sites := fmt.Sprintf("http://:%s {\n\tbind 127.0.0.1\n\tlong_poll {\n%s\n\t\tcluster redis {\n%s\n\t\t}\n\t}\n\treverse_proxy %s\n}\n", port, block, cluster, f.backend.addr)
 		f.blocks = append(f.blocks, sites)
 		f.caddys = append(f.caddys, caddy.start(t, "", sites))
 		f.clients = append(f.clients, newClientOf(t, port))
