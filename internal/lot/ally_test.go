@@ -79,3 +79,52 @@ func TestOffer(t *testing.T) {
 		}
 	})
 }
+
+// Who stays and is told a state is not told one that may have been read before it, though it
+// was read after it had come: of that a mark says something that was made later.
+func TestTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New[int](Limits{})
+		stays := l.Join(Key{}, Name{})
+		stays.Watch()
+		r := stays.Resource
+		var a ally
+		r.Befriend(&a)
+		r.Schedule(func() {})
+		due := time.Now().Add(time.Hour)
+		early, _ := r.Mark()
+		if !r.Begin() {
+			t.Fatal("no check began")
+		}
+		other := l.Join(Key{}, Name{})
+		other.Watch()
+		during, made := r.Mark()
+		if !made {
+			t.Fatal("no mark for who has come during the check")
+		}
+		r.Publish(2, true, due)
+		s := r.Snapshot()
+		if !stays.Asked(s) {
+			t.Fatal("a check that has begun since is not new enough")
+		}
+		newcomers := a.newcomers
+		stays.Told(s)
+		if a.newcomers != newcomers+1 {
+			t.Error("who was told and stays is not taken for a newcomer")
+		}
+		for _, mark := range []Proof{early, during} {
+			r.Offer(1, mark, true, due)
+			if stays.Asked(r.Snapshot()) {
+				t.Errorf("what was read after mark %d is told to who was told what was read later", mark.Number)
+			}
+		}
+		after, made := r.Mark()
+		r.Offer(3, after, true, due)
+		if !made || !stays.Asked(r.Snapshot()) {
+			t.Error("what was certainly read later is not told")
+		}
+		stays.Leave()
+		other.Leave()
+		synctest.Wait()
+	})
+}

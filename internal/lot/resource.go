@@ -16,6 +16,7 @@ type Snapshot[S any] struct {
 
 	good    uint64        // the number of the check that read State; 0 if it began who knows when
 	last    uint64        // the number of the last check, good or not; 0 if it began who knows when
+	read    uint64        // the last number when it was put here: State was read before any later one
 	known   bool          // a check was ever good
 	failed  bool          // the last check was not
 	next    atomic.Value  // see Next; nil where nobody has asked for it
@@ -339,7 +340,7 @@ func (r *Resource[S]) putLocked(s *Snapshot[S], changed bool, due time.Time) {
 		return
 	}
 	old := r.snapshot.Load()
-	s.changed = old.changed
+	s.changed, s.read = old.changed, r.begun.Load()
 	if changed {
 		s.changed = make(chan struct{})
 	}

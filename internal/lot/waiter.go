@@ -16,6 +16,16 @@ type Waiter[S any] struct {
 // request had joined.
 func (w *Waiter[S]) Asked(s *Snapshot[S]) bool { return s.good > w.joined }
 
+// Told has the request be as one that has joined when the state of s had just been read: it
+// was told that, and what was read before is not to be told it any more.
+func (w *Waiter[S]) Told(s *Snapshot[S]) {
+	w.joined = max(w.joined, s.read)
+	r := w.Resource
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.newcomerLocked()
+}
+
 // Tried reports whether the last check before s began after the request had
 // joined.
 func (w *Waiter[S]) Tried(s *Snapshot[S]) bool { return s.last > w.joined }
@@ -35,13 +45,18 @@ func (w *Waiter[S]) Watch() (start bool) {
 	r.waiters++
 	start = !r.polling
 	r.polling = true
+	r.newcomerLocked()
+	return start
+}
+
+// newcomerLocked notes that somebody begins to wait.
+func (r *Resource[S]) newcomerLocked() {
 	if !r.unmarked {
 		r.unmarked = true
 		if r.ally != nil {
 			r.ally.Newcomer()
 		}
 	}
-	return start
 }
 
 // First reports whether nobody else waited when the request began to.

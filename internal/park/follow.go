@@ -125,6 +125,7 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll
 	}
 	if v.Kind == poll.Ready {
 		p.Heard(v.State)
+		m.Told(s) // as a poll would that comes back
 	}
 	return v, true
 }
