@@ -153,6 +153,7 @@ func (b *Backend) conclude(what finding, old *state.State) *state.State {
 			s.Stale = s.Answer.Status == http.StatusUnauthorized && httphdr.Stale(s.Answer.Header)
 			b.renew(s.Answer.Cookies)
 			b.depend(s, s.Answer.Header)
+			s.Unshared = b.unseen(s.Answer)
 		}
 		if k := what.kept; k != nil {
 			s.Answer, s.ETag, s.Variation, s.Varied = k.Answer, k.ETag, k.Variation, k.Varied
@@ -163,6 +164,13 @@ func (b *Backend) conclude(what finding, old *state.State) *state.State {
 	s.News = old != nil && b.differ(old, s)
 	s.Ended = time.Now()
 	return s
+}
+
+// unseen reports whether nothing can be known of the version of a: it has no tag, and to
+// a HEAD there comes no body to make one of. It would seem never to change.
+func (b *Backend) unseen(a *state.Answer) bool {
+	return b.Request.Method == http.MethodHead && b.c.Probe == nil && b.c.Version == "" && a.Status/100 == 2 && a.Status != http.StatusNoContent &&
+		(b.c.State.Hashes() || a.Header.Get("Etag") == "")
 }
 
 // depend notes who may read s.

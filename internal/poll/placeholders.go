@@ -1,6 +1,10 @@
 package poll
 
 import (
+	"bytes"
+	"io"
+	"mime"
+	"mime/multipart"
 	"net/url"
 	"strconv"
 	"strings"
@@ -97,8 +101,7 @@ func (s *Subject) requestPlaceholder(key string) (any, bool) {
 		return state.Member(s.Body, path), true
 	}
 	if name, ok := strings.CutPrefix(key, "form."); ok {
-		form, _ := url.ParseQuery(string(s.Body))
-		return form.Get(name), true
+		return formField(s.Request.Header.Get("Content-Type"), s.Body, name), true
 	}
 	if rest, ok := strings.CutPrefix(key, "query_json."); ok {
 		name, path, _ := strings.Cut(rest, ".")
@@ -106,6 +109,31 @@ func (s *Subject) requestPlaceholder(key string) (any, bool) {
 	}
 	return nil, false
 }
+
+// formField is the first value of a field of a form, whichever of the two ways it is written
+// in; a file is none.
+func formField(contentType string, body []byte, name string) string {
+	kind, parameters, _ := mime.ParseMediaType(contentType)
+	if kind != "multipart/form-data" {
+		form, _ := url.ParseQuery(string(body))
+		return form.Get(name)
+	}
+	parts := multipart.NewReader(bytes.NewReader(body), parameters["boundary"])
+	for range maxParts {
+		part, err := parts.NextPart()
+		if err != nil {
+			break
+		}
+		if part.FormName() == name && part.FileName() == "" {
+			value, _ := io.ReadAll(part)
+			return string(value)
+		}
+	}
+	return ""
+}
+
+// maxParts bounds how many fields of a form are looked at: that of a poll has few.
+const maxParts = 100
 
 // value replaces the placeholders in text by what they are for this client, s being
 // what the backend answers.

@@ -73,7 +73,7 @@ func passing(status int, header http.Header, body []byte, limit int64) *state.Re
 
 // tags reports whether an ETag is to be made of an answer.
 func (o *own) tags(status int, header http.Header) bool {
-	return o.p.Request.Method == http.MethodGet && status/100 == 2 && status != http.StatusPartialContent && httphdr.HasBody(status) &&
+	return o.p.Request.Method == http.MethodGet && status/100 == 2 && status != http.StatusPartialContent &&
 		!o.re.Probe && (o.re.Rules.State.MakesETag() || len(header["Etag"]) == 0 && !o.re.Rules.State.Configured) && state.Decodable(header)
 }
 

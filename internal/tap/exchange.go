@@ -89,19 +89,25 @@ func (w *own) Header() http.Header {
 // no more, and up to so many a map is one piece of memory.
 const headerSize = 8
 
-// begin has x look at the final head, and hands it over or begins to keep back.
-func (w *own) begin(status int) {
+// begin has x look at the final head, and hands it over or begins to keep back. It
+// returns the status of the answer.
+func (w *own) begin(status int) int {
 	header := w.Header()
 	if w.x.Begin(status, header) {
 		length := announced(status, header, w.head)
+		switch {
+		case !w.head && status == http.StatusNoContent:
+			status = w.x.End(status, header, []byte{}) // all of it is here
 		// A status that net/http panics about is to do so here, where somebody recovers.
-		if !w.head && httphdr.HasBody(status) && length <= w.limit && status <= 999 {
+		case !w.head && httphdr.HasBody(status) && length <= w.limit && status <= 999:
 			w.keep(length)
-			return
+			return status
+		default:
+			w.x.Late(status, header)
 		}
-		w.x.Late(status, header)
 	}
 	replace(w.ResponseWriter.Header(), header)
+	return status
 }
 
 // inform sends an informational response, whose fields are not those of the final one
@@ -121,7 +127,7 @@ func (w *own) inform(status int) {
 func (w *own) WriteHeader(status int) {
 	switch {
 	case w.status.see(status):
-		w.begin(status)
+		status = w.begin(status)
 	case w.status == 0:
 		w.inform(status)
 		return

@@ -197,7 +197,7 @@ func TestNoWait(t *testing.T) {
 		{"GET", "100", 200, "begin 200"},
 		{"GET", "-1", 200, "begin 200"},
 		{"GET", "x", 200, "begin 200"},
-		{"GET", "", 204, "begin 204 late"},
+		{"GET", "", 204, "begin 204 end"},
 		{"GET", "", 304, "begin 304 late"},
 		{"GET", "", 101, "begin 101 late"},
 		{"HEAD", "5", 200, "begin 200 late"},
@@ -211,7 +211,7 @@ func TestNoWait(t *testing.T) {
 			if got := strings.Join(x.calls, " "); got != test.want {
 				t.Errorf("%v: calls %q", test, got)
 			}
-			if out := len(c.did) > 0; out != strings.HasSuffix(test.want, "late") {
+			if out := len(c.did) > 0; out != (test.want != "begin 200") {
 				t.Errorf("%v: did %q", test, c.did)
 			}
 			return nil
