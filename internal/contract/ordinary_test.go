@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -538,4 +539,47 @@ func TestOrdinaryExchangeThatBreaksOff(t *testing.T) {
 			t.Errorf("got %d requests at the backend", now)
 		}
 	}))
+}
+
+// Placeholders of an ordinary exchange speak of what the backend has said, and not of what
+// was made of it: in a `header`, and in logs.
+func TestOrdinaryPlaceholders(t *testing.T) {
+	const keys = "{lp.status} {lp.etag} {lp.version} {lp.header.ETag} {lp.header.Cache-Control} {lp.header.Content-Type} {lp.header.Long-Poll}"
+	made := func(text string) string { return "W/" + strconv.Quote(text) }
+	for name, test := range map[string]struct {
+		block  string
+		says   caddyhttp.HandlerFunc
+		fields []string
+		status int
+		want   string
+	}{
+		"with a tag":          {"", reply(200, "{}", `ETag: "1"`, "Content-Type: a/b"), nil, 200, `200 "1" "1" "1"  a/b `},
+		"an error":            {"", reply(404, "{}", `ETag: "9"`, "Content-Type: a/b"), nil, 404, `404 "9" "9" "9"  a/b `},
+		"version":             {"version {lp.json.v}", reply(200, `{"v":5}`, `ETag: "1"`, "Content-Type: a/b"), nil, 200, `200 "1" 5 "1"  a/b `},
+		"without a tag":       {"version {lp.json.v}", reply(200, `{"v":5}`, "Content-Type: a/b"), nil, 200, `200  5   a/b `},
+		"of a cache":          {"version {lp.json.v}", reply(200, `{"v":5}`, `ETag: "1"`, "Content-Type: a/b", "Cache-Control: private"), nil, 200, `200 "1" 5 "1" private a/b `},
+		"revalidated by ours": {"version {lp.json.v}", reply(200, `{"v":5}`, `ETag: "1"`, "Content-Type: a/b"), []string{"If-None-Match: " + made("5"), "Sec-Fetch-Site: none"}, 304, `200 "1" 5 "1"  a/b `},
+	} {
+		for _, header := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, header), virtual(func(t *testing.T) {
+				block := test.block
+				if header {
+					block += "\nheader X-Says \"" + keys + "\"" // before it is set itself
+				}
+				s := newSite(t, steady+block)
+				s.backend.say(test.says)
+				c := s.get("/", test.fields...).answer()
+				if c.w.status != test.status {
+					t.Errorf("got %v; want %d", c, test.status)
+				}
+				if header {
+					c.wantsField("X-Says", test.want)
+				}
+				repl := c.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+				if got := repl.ReplaceAll(keys, ""); got != test.want {
+					t.Errorf("a log says %q; want %q", got, test.want)
+				}
+			}))
+		}
+	}
 }

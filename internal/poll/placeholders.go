@@ -71,7 +71,12 @@ func (p *Poll) Placeholder(key string) (any, bool) {
 	case ok && key == "held":
 		return seconds(p.Held.Seconds()), true
 	}
-	return p.Subject.Placeholder(p.rules.State, p.Told.Known(), key)
+	known := p.Told.Known()
+	if known == nil && p.passed != 0 {
+		known = p.rules.State.Passing(int(p.passed), p.header, nil, 0).State
+		known.Answer.Absent = []string{"Long-Poll"}
+	}
+	return p.Subject.Placeholder(p.rules.State, known, key)
 }
 
 // Placeholder resolves those of our placeholders that do not speak of what becomes of

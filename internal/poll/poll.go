@@ -88,6 +88,7 @@ type Poll struct {
 	Reserved bool           // a place is kept for it, while its body is read or it moves
 	Asked    bool           // the backend is asked because of it
 	Draining bool           // its time is up because of a drain
+	passed   uint16         // the status of an answer of its own that has passed; 0 is none
 	parked   *state.Version // the version that it is parked on
 
 	key    lot.Key          // see Find
@@ -101,6 +102,7 @@ type Poll struct {
 
 	// What it was told, for placeholders in logs and in the answer itself.
 	Told    *state.Reading // nil if it was told none
+	header  http.Header    // of an answer of its own that has passed
 	Outcome Outcome
 	Held    time.Duration // for how long it was parked
 }
@@ -359,6 +361,10 @@ func (p *Poll) readSince() {
 		}
 	}
 }
+
+// Saw notes the head of an answer of the poll's own that passes: placeholders in logs may
+// speak of it.
+func (p *Poll) Saw(status int, header http.Header) { p.passed, p.header = uint16(status), header }
 
 // Client is who is counted for max_parked_per_client: the address of the client as
 // Caddy knows it, behind trusted proxies too.

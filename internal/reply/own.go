@@ -38,13 +38,14 @@ type own struct {
 // take the body, and neither is worth holding back a stream.
 func (o *own) Begin(status int, header http.Header) (needBody bool) {
 	if len(o.re.Header) > 0 {
-		o.p.Told = passing(status, header, nil, 0)
+		o.p.Told = o.re.Rules.State.Passing(status, maps.Clone(header), nil, 0)
 		o.late = make(http.Header, len(o.re.Header))
 		o.re.configured(o.p, o.late, true)
 	}
 	if (o.re.NeedsBody || o.tags(status, header)) && !httphdr.Streams(header) {
 		return true
 	}
+	o.p.Saw(status, header)
 	o.Late(status, header)
 	return false
 }
@@ -58,19 +59,6 @@ func (o *own) Late(_ int, header http.Header) {
 	maps.Copy(header, o.late)
 }
 
-// passing is the state that an answer says on its way to its client.
-func passing(status int, header http.Header, body []byte, limit int64) *state.Reading {
-	var s struct { // in one piece of memory
-		state.Reading
-		state  state.State
-		answer state.Answer
-	}
-	s.answer.Overhear(status, header, body, limit)
-	s.state.Answer, s.state.Source, s.state.Version.Status = &s.answer, &s.answer, status
-	s.Reading.State = &s.state
-	return &s.Reading
-}
-
 // tags reports whether an ETag is to be made of an answer.
 func (o *own) tags(status int, header http.Header) bool {
 	return o.p.Request.Method == http.MethodGet && status/100 == 2 && status != http.StatusPartialContent &&
@@ -80,7 +68,13 @@ func (o *own) tags(status int, header http.Header) bool {
 // End makes the ETag, and answers 304 where the client has it already.
 func (o *own) End(status int, header http.Header, body []byte) int {
 	re, p := o.re, o.p
-	s := passing(status, header, body, re.Rules.MaxBody)
+	s := re.Rules.State.Passing(status, header, body, re.Rules.MaxBody)
+	// Placeholders speak of what the backend has said.
+	if len(re.Header) > 0 || len(header["Etag"]) > 0 {
+		s.Answer.Header = maps.Clone(header)
+	} else {
+		s.Answer.Absent = notSaid[:2]
+	}
 	var text string
 	if re.Rules.State.Configured {
 		text = p.Configured(s)
@@ -92,8 +86,12 @@ func (o *own) End(status int, header http.Header, body []byte) int {
 		header["Etag"] = []string{s.ETag}
 		if len(header["Last-Modified"])+len(header["Expires"])+len(header["Cache-Control"]) == 0 {
 			header["Cache-Control"] = []string{"no-store"} // no cache has kept it before
+			if s.Answer.Absent != nil {
+				s.Answer.Absent = notSaid
+			}
 		}
 		if p.HasTag(s.ETag) {
+			s.Answer.Header = maps.Clone(s.Answer.Header)
 			for name := range header {
 				if httphdr.OfRepresentation(name) {
 					delete(header, name)
@@ -106,6 +104,9 @@ func (o *own) End(status int, header http.Header, body []byte) int {
 	s.Answer.Forget() // the body is the handlers'
 	return status
 }
+
+// notSaid are fields that are set here on an answer that had none of them.
+var notSaid = []string{"Etag", "Long-Poll", "Cache-Control"}
 
 // Interface guard
 var _ tap.Exchange = (*own)(nil)

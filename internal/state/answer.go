@@ -20,7 +20,7 @@ type Answer struct {
 	Status  int
 	Header  http.Header // without hop-by-hop fields and Set-Cookie
 	Cookies []string    // Set-Cookie, for the request whose exchange this was
-	Absent  []string    // fields that the handlers behind us took away
+	Absent  []string    // fields that the handlers behind us took away, or never gave
 	Added   []string    // fields to which they added: Header has what they added alone
 	Body    []byte
 
@@ -84,6 +84,15 @@ func Overheard(status int, header http.Header, body []byte, limit int64) *Answer
 // Overhear makes a, which is new, what Overheard makes.
 func (a *Answer) Overhear(status int, header http.Header, body []byte, limit int64) {
 	a.Status, a.Header, a.Body, a.limit, a.unread = status, header, body, limit, body == nil
+}
+
+// said are the values of a field that the backend has given: the header of an answer that
+// was overheard is its client's, and has others too.
+func (a *Answer) said(name string) []string {
+	if slices.Contains(a.Absent, name) {
+		return nil
+	}
+	return a.Header[name]
 }
 
 // Plain is the body without its content coding; nil if that is unknown. It is decoded

@@ -96,6 +96,23 @@ func (s *State) Code() int { return s.Version.Status }
 // Outage reports whether a status is an outage rather than an answer (contract 7.7).
 func Outage(status int) bool { return status >= 500 || status == http.StatusTooManyRequests }
 
+// Passing is what an answer says that is on its way to its client; without a body if that
+// is not known. Its version is what can be told without one.
+func (ru *Rules) Passing(status int, header http.Header, body []byte, limit int64) *Reading {
+	var s struct { // in one piece of memory
+		Reading
+		state  State
+		answer Answer
+	}
+	s.answer.Overhear(status, header, body, limit)
+	s.state.Answer, s.state.Source, s.state.Version.Status = &s.answer, &s.answer, status
+	if tags := header["Etag"]; len(tags) > 0 && !ru.Configured && !ru.Hashes() {
+		s.state.Version.Text = tags[0]
+	}
+	s.Reading.State = &s.state
+	return &s.Reading
+}
+
 // Fault reports whether s is an outage rather than an answer.
 func (s *State) Fault() bool { return !s.Unshared && Outage(s.Code()) }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
@@ -150,7 +151,7 @@ func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 	}
 	switch key {
 	case "etag":
-		return a.Header.Get("Etag"), true
+		return strings.Join(a.said("Etag"), ", "), true
 	case "hash":
 		if a.unread {
 			return "", true
@@ -163,7 +164,7 @@ func (ru *Rules) Placeholder(s *State, key string) (any, bool) {
 		return v, true
 	}
 	if name, ok := strings.CutPrefix(key, "header."); ok {
-		return strings.Join(a.Header.Values(name), ", "), true
+		return strings.Join(a.said(http.CanonicalHeaderKey(name)), ", "), true
 	}
 	return nil, false
 }
