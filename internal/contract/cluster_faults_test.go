@@ -235,7 +235,7 @@ func TestClusterSameTokenAgain(t *testing.T) {
 		clear(f.board.tokens)
 		f.board.mu.Unlock()
 		f.value.Add(1)
-		first = f.sites[0].get("/orders", "Prefer: wait=20").wants("200 answered 2")
+		f.sites[0].get("/orders", "Prefer: wait=20").wants("200 answered 2")
 		first = f.sites[0].get("/orders", `If-None-Match: "2"`)
 		f.board.mu.Lock()
 		f.board.loses = func() bool { return false }
