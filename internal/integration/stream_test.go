@@ -268,7 +268,7 @@ func testStreamProtocols(t *testing.T, caddy binary) {
 			s := caddy.start(t, "", tlsSite(port, `
 	long_poll /api/* {
 		interval 100ms
-		heartbeat 300ms
+		heartbeat 3s # after which a head is said without what is to be in it
 		stream
 	}
 	reverse_proxy `+b.addr))
