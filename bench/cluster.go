@@ -20,7 +20,8 @@ import (
 // without, and how long a change takes to all clients of all of them.
 func clusterCommand(args []string) error {
 	flags := flag.NewFlagSet("cluster", flag.ExitOnError)
-	n := flags.Int("n", 1000, "clients, over all Caddys")
+	n := flags.Int("n", 5000, "clients, over all Caddys")
+	resources := flags.Int("resources", 10, "resources that they wait for")
 	many := flags.Int("caddys", 5, "Caddys")
 	changes := flags.Int("changes", 7, "changes to take the median of")
 	_ = flags.Parse(args) // it exits
@@ -36,9 +37,10 @@ func clusterCommand(args []string) error {
 	alone := map[string]any{"interval": "1s", "wake": []any{}}
 
 	var text strings.Builder
-	fmt.Fprintf(&text, "`go run .%s` in `bench/`, %s, %s. %d clients wait for one resource, and ask again at once; `interval 1s`. Medians of %d changes, and the spread.\n\n",
-		strings.Join(append([]string{""}, os.Args[1:]...), " "), machine(), time.Now().Format(time.DateOnly), *n, *changes)
+	fmt.Fprintf(&text, "`go run .%s` in `bench/`, %s, %s. %d clients wait for %d resources, and ask again at once; `interval 1s`; a change is one of all of them. Medians of %d changes, and the spread.\n\n",
+		strings.Join(append([]string{""}, os.Args[1:]...), " "), machine(), time.Now().Format(time.DateOnly), *n, *resources, *changes)
 	fmt.Fprintf(&text, "| | backend requests, 1/s, nothing changes | per change, beyond these | to the last byte, p50, ms | p99, ms | Redis commands, 1/s, nothing changes | bytes, 1/s | commands per change |\n|---|---|---|---|---|---|---|---|\n")
+	var totals []float64 // requests to the backend each second, changes included
 	for _, w := range []struct {
 		name   string
 		caddys int
@@ -49,13 +51,16 @@ func clusterCommand(args []string) error {
 		{fmt.Sprintf("%d Caddys, `cluster redis`", *many), *many, shared},
 	} {
 		fmt.Fprintf(os.Stderr, "\r%-70s", w.name)
-		d, err := measureFlock(w.caddys, *n, *changes, w.config, addr)
+		d, err := measureFlock(w.caddys, *n, *resources, *changes, w.config, addr)
 		if err != nil {
 			return fmt.Errorf("measuring %s: %w", w.name, err)
 		}
 		fmt.Fprintf(&text, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", w.name, number(d.idle), spread(d.asked), spread(d.p50), spread(d.p99),
 			number(d.commands), number(d.bytes), spread(d.told))
+		totals = append(totals, d.total)
 	}
+	fmt.Fprintf(&text, "\nBackend requests per second, changes included: %s by one Caddy, %s by %d, %s by %d with `cluster`: %+.1f%% of one.\n",
+		number(totals[0]), number(totals[1]), *many, number(totals[2]), *many, 100*(totals[2]/totals[0]-1))
 	fmt.Fprintln(os.Stderr)
 	_, err = io.WriteString(os.Stdout, text.String())
 	return err
@@ -66,13 +71,14 @@ type flockCost struct {
 	deliveries
 	commands, bytes float64 // of Redis, each second, while nothing changes
 	told            []float64
+	total           float64 // requests to the backend, each second, changes included
 }
 
 // idleFor is how long nothing changes, beyond the time in which clients have come.
 const idleFor = 10 * time.Second
 
-// measureFlock has n clients wait for so many changes at so many Caddys.
-func measureFlock(caddys, n, changes int, config map[string]any, redis string) (d flockCost, err error) {
+// measureFlock has n clients of so many resources wait for so many changes at so many Caddys.
+func measureFlock(caddys, n, resources, changes int, config map[string]any, redis string) (d flockCost, err error) {
 	behind, err := child("backend", spec{Addr: freeAddr(), Size: 200})
 	if err != nil {
 		return d, err
@@ -87,6 +93,7 @@ func measureFlock(caddys, n, changes int, config map[string]any, redis string) (
 		bad    atomic.Pointer[answer]
 		crowds []*crowd
 		each   = n / caddys
+		path   = func(i int) string { return fmt.Sprint("/r/", i%resources) }
 	)
 	ready := make(chan struct{}) // crowds are complete
 	for at := range caddys {
@@ -103,7 +110,7 @@ func measureFlock(caddys, n, changes int, config map[string]any, redis string) (
 				return
 			}
 			took[at*each+i] = time.Since(base) - time.Duration(began.Load())
-			_ = crowds[at].ask(i, poll{method: "GET", path: "/r", tag: tag(a.version)}) // whoever could not is missed at the next change
+			_ = crowds[at].ask(i, poll{method: "GET", path: path(i), tag: tag(a.version)}) // whoever could not is missed at the next change
 			all.Done()
 		})
 		if err != nil {
@@ -117,13 +124,14 @@ func measureFlock(caddys, n, changes int, config map[string]any, redis string) (
 	wanted.Store(1)
 	for _, c := range crowds {
 		for i := range each {
-			if err := c.ask(i, poll{method: "GET", path: "/r", tag: tag(1)}); err != nil {
+			if err := c.ask(i, poll{method: "GET", path: path(i), tag: tag(1)}); err != nil {
 				return d, err
 			}
 		}
 	}
 	time.Sleep(5 * time.Second)
-	asked, commands, bytes := askedOf(behind), redisStat(redis, "total_commands_processed"), redisStat(redis, "total_net_input_bytes")
+	first, firstAt := askedOf(behind), time.Now()
+	asked, commands, bytes := first, redisStat(redis, "total_commands_processed"), redisStat(redis, "total_net_input_bytes")
 	time.Sleep(idleFor)
 	d.idle = (askedOf(behind) - asked) / idleFor.Seconds()
 	d.commands = (redisStat(redis, "total_commands_processed") - commands) / idleFor.Seconds()
@@ -148,6 +156,7 @@ func measureFlock(caddys, n, changes int, config map[string]any, redis string) (
 		sorted := slices.Sorted(slices.Values(took[:each*caddys]))
 		d.p50, d.p99 = append(d.p50, us(sorted[len(sorted)/2])/1000), append(d.p99, us(sorted[len(sorted)*99/100])/1000)
 	}
+	d.total = (askedOf(behind) - first) / time.Since(firstAt).Seconds()
 	if a := bad.Load(); a != nil {
 		return d, fmt.Errorf("a client got %+v", *a)
 	}

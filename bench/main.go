@@ -3,7 +3,7 @@
 //
 //	go run . [-quick] [-peers] [-o file.md] [-n 9900] [-rounds 3] [-run regexp] [subject...]
 //	go run . wake
-//	go run . cluster [-n 1000] [-caddys 5]
+//	go run . cluster [-n 5000] [-caddys 5] [-resources 10]
 //	go run . soak [-for 30m] [-cluster]
 //	go run . plot [-o ../docs/img/backend.svg]
 //
