@@ -75,6 +75,9 @@ func (s *Set) tell() {
 		if !more {
 			return
 		}
+		if !s.board.Up() {
+			continue // it is lost, and each checks for itself
+		}
 		m := report{kind: written, from: s.id, host: w.host, path: w.path, deep: w.deep}
 		ctx, cancel := call()
 		_ = s.board.Tell(ctx, "", m.append(nil)) // a wake-up may be lost
