@@ -69,7 +69,9 @@ func TestClusterForgedPause(t *testing.T) {
 	virtual(func(t *testing.T) {
 		f := newFlock(t, 3, "hold 5m 0%")
 		f.park()
+		f.board.mu.Lock()
 		f.board.notes = true
+		f.board.mu.Unlock()
 		settle(3 * time.Second)
 		f.board.mu.Lock()
 		last := f.board.said[len(f.board.said)-1]

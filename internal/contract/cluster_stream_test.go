@@ -83,10 +83,12 @@ func TestClusterStreamsFaults(t *testing.T) {
 				all = append(all, s.get("/orders", events), s.get("/orders", events, `Last-Event-ID: "1"`))
 			}
 			var lossy atomic.Bool
+			f.board.mu.Lock()
 			f.board.loses = func() bool { return lossy.Load() && rand.IntN(3) == 0 }
 			f.board.repeats = func() time.Duration {
 				return time.Duration(rand.IntN(2)*rand.IntN(900)) * time.Millisecond
 			}
+			f.board.mu.Unlock()
 			for range 60 {
 				settle(time.Duration(dice.IntN(400)) * time.Millisecond)
 				switch dice.IntN(8) {
@@ -193,7 +195,9 @@ func TestClusterDeltas(t *testing.T) {
 				settle(time.Second)
 				im := strings.ReplaceAll(kind, "_", "-")
 				var lossy atomic.Bool
+				f.board.mu.Lock()
 				f.board.loses = func() bool { return lossy.Load() && rand.IntN(3) == 0 }
+				f.board.mu.Unlock()
 				for range 40 {
 					settle(time.Duration(dice.IntN(500)) * time.Millisecond)
 					switch dice.IntN(10) {

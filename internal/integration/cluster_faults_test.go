@@ -39,6 +39,7 @@ func TestClusterFaults(t *testing.T) {
 		"many resources":   testFlockManyResources,
 		"rolling reload":   testFlockRolls,
 		"stop":             testFlockStops,
+		"each role":        testFlockRoles,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -404,4 +405,28 @@ func testFlockStops(t *testing.T, caddy binary) {
 		}
 	}
 	wantWaiting(t, all[5*third:5*third+5])
+}
+
+// testFlockRoles has each of five Caddys be stopped or killed, whether it checks or not.
+func testFlockRoles(t *testing.T, caddy binary) {
+	f := startFlock(t, caddy, 5, "interval 500ms\nhold 3s", "")
+	w := f.wander(10)
+	w.grow(2)
+	rest := five
+	for _, checks := range []bool{false, true} {
+		which := f.holder(rest...)
+		if !checks {
+			which = without(rest, which)[0]
+		}
+		process := f.caddys[which].cmd.Process
+		process.Signal(syscall.SIGSTOP)
+		w.grow(2)
+		process.Signal(syscall.SIGCONT)
+		w.grow(1)
+		if f.kill(which); checks {
+			f.holder(without(rest, which)...) // the next one
+		}
+		rest = without(rest, which)
+		w.grow(2)
+	}
 }
