@@ -420,7 +420,7 @@ func testFlockRoles(t *testing.T, caddy binary) {
 		}
 		process := f.caddys[which].cmd.Process
 		process.Signal(syscall.SIGSTOP)
-		w.grow(2)
+		w.grow(1)
 		process.Signal(syscall.SIGCONT)
 		w.grow(1)
 		if f.kill(which); checks {
