@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 
@@ -142,15 +141,11 @@ func duration(field **caddy.Duration) func([]string) error {
 }
 
 func (h *Handler) unmarshalWake(d *caddyfile.Dispenser) error {
-	if !d.NextArg() {
-		return d.Err(`parsing wake "": missing argument; expected wake <name> ...`)
-	}
-	name := d.Val()
-	waker, err := caddyfile.UnmarshalModule(d, "http.long_poll.wakers."+name)
+	raw, _, err := directive.Guest(d, "http.long_poll.wakers", "waker")
 	if err != nil {
-		return fmt.Errorf("parsing wake %q: %w", name, err)
+		return err
 	}
-	h.WakeRaw = append(h.WakeRaw, caddyconfig.JSONModuleObject(waker, "waker", name, nil))
+	h.WakeRaw = append(h.WakeRaw, raw)
 	return nil
 }
 
@@ -214,7 +209,7 @@ func (h *Handler) Validate() error {
 		directive.OneOf("on_error", h.OnError, "hold", "release"),
 		h.validateHoldWhile(),
 		directive.Methods("methods", h.Methods),
-		h.validateProbe(),
+		h.Probe.Validate(),
 		h.Answers.Validate(),
 		h.Options.Validate(),
 		directive.Placeholders(h.values()),
@@ -246,6 +241,8 @@ func (h *Handler) validateVersion() error {
 	}
 	switch {
 	case h.Version == "":
+	case poll.Speaks(h.Version, "version}"), poll.Speaks(h.Version, "held}"), poll.Speaks(h.Version, "outcome}"):
+		return fmt.Errorf("version %q: expected what an answer says, such as {lp.json.revision}, and not what becomes of it", h.Version)
 	case len(h.Ignore) > 0:
 		return fmt.Errorf("ignore %q with version %q: expected one of them, since ignore makes a hash the version", h.Ignore, h.Version)
 	case len(h.IgnoreMatch) > 0:
@@ -277,18 +274,6 @@ func (h *Handler) validateHoldWhile() error {
 		if err := directive.Comparison("hold_while", c.Value, c.Op, c.Literals); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func (h *Handler) validateProbe() error {
-	switch p := h.Probe; {
-	case p == nil:
-		return nil
-	case p.Method != "" && !directive.Method(p.Method):
-		return fmt.Errorf("probe %q: expected an HTTP method such as GET before the URI", p.Method)
-	case !strings.HasPrefix(p.URI, "/") && !strings.HasPrefix(p.URI, "{"):
-		return fmt.Errorf("probe %q: expected a URI that begins with a slash or a placeholder", p.URI)
 	}
 	return nil
 }

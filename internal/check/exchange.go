@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
@@ -134,14 +135,40 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	}
 }
 
+// requests is what the names of placeholders begin with whose values clients choose.
+const requests = "http.request."
+
+// ofPath reports whether the value of a placeholder is a path, or a part of one.
+func ofPath(name string) bool {
+	return strings.HasPrefix(name, requests+"uri.path") || strings.HasPrefix(name, requests+"orig_uri.path")
+}
+
+// Validate judges p, wherever it was written; nil is none.
+func (p *Probe) Validate() error {
+	if p == nil {
+		return nil
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(p.URI, "{"), "}")
+	switch {
+	case p.Method != "" && !directive.Method(p.Method):
+		return fmt.Errorf("probe %q: expected an HTTP method such as GET before the URI", p.Method)
+	case !strings.HasPrefix(p.URI, "/") && !strings.HasPrefix(p.URI, "{"):
+		return fmt.Errorf("probe %q: expected a URI that begins with a slash or a placeholder", p.URI)
+	case strings.HasPrefix(p.URI, "{") && strings.HasPrefix(first, requests) && !ofPath(first):
+		return fmt.Errorf("probe %q: expected a URI that begins with a slash, or with a placeholder of a path ({path}, {dir}) or of the configuration (of map, vars, env), and not with what clients choose", p.URI)
+	}
+	return nil
+}
+
 // probeURL replaces the placeholders in a probe's URI so that none of their values
 // can reach beyond the part of the URI that it stands in. Its error has the status 400
 // where a client's value would climb out of the path.
 func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 	path, query, hasQuery := strings.Cut(uri, "?")
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "{"), "}")
 	path, _ = repl.ReplaceFunc(path, func(name string, v any) (any, error) {
 		text := caddy.ToString(v)
-		if name == "http.request.uri.path" || strings.HasPrefix(name, "http.request.orig_uri.path") {
+		if ofPath(name) || name == first && !strings.HasPrefix(name, requests) {
 			return (&url.URL{Path: text}).EscapedPath(), nil // slashes are its own
 		}
 		return url.PathEscape(text), nil

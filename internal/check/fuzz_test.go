@@ -67,14 +67,18 @@ func FuzzProbeRequest(f *testing.F) {
 		r.URL.Path, r.URL.RawPath = "/"+asked, ""
 		repl := caddy.NewReplacer()
 		caddyhttp.PrepareRequest(r, repl, nil, nil)
+		repl.Set("of", "/rev/7")
 		for _, test := range []struct {
 			uri     string
-			slashes int // in its path; -1 if the client's are its own
+			slashes int // in its path; -1 if the client's are its own, -2 if all of it is
 		}{
 			{"/rev/{http.request.uri.query.v}/x?of={http.request.uri.query.v}&b=2", 3},
 			{"/rev/{http.request.uri}?of={http.request.uri.path}&b=2", 2},
 			{"/rev{http.request.uri.path}?of={http.request.uri.query.v}&b=2", -1},
 			{"/rev{http.request.orig_uri.path}?of=7&b=2&{http.request.uri.query}", -1},
+			{"/rev{http.request.uri.path.dir}?of=7&b=2", -1},
+			{"{of}?of=7&b=2", 2},
+			{"{http.request.uri.path.dir}/rev/?of=7&b=2", -2},
 		} {
 			u, err := probeURL(test.uri, repl)
 			if err != nil {
@@ -90,7 +94,7 @@ func FuzzProbeRequest(f *testing.F) {
 				t.Fatalf("%q with %q: got %q", test.uri, asked, line)
 			}
 			path := got.URL.EscapedPath()
-			if !strings.HasPrefix(path, "/rev/") || test.slashes >= 0 && strings.Count(path, "/") != test.slashes {
+			if test.slashes > -2 && !strings.HasPrefix(path, "/rev/") || test.slashes >= 0 && strings.Count(path, "/") != test.slashes {
 				t.Errorf("%q with %q: got path %s", test.uri, asked, path)
 			}
 			if slices.ContainsFunc(strings.FieldsFunc(got.URL.Path, func(r rune) bool { return r == '/' || r == '\\' }), climbs) {

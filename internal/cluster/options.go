@@ -10,7 +10,6 @@ import (
 	"weak"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -30,18 +29,15 @@ func (o *Membership) Subdirectives() directive.Block {
 }
 
 func (o *Membership) unmarshal(d *caddyfile.Dispenser) error {
-	if !d.NextArg() {
-		return d.Err(`parsing cluster "": missing argument; expected cluster <name> ...`)
+	given := o.ClusterRaw != nil
+	raw, name, err := directive.Guest(d, "http.long_poll.clusters", "cluster")
+	if err == nil && given {
+		err = d.Errf("parsing cluster %q: given twice; expected at most one cluster", name)
 	}
-	name := d.Val()
-	if o.ClusterRaw != nil {
-		return d.Errf("parsing cluster %q: given twice; expected at most one cluster", name)
-	}
-	board, err := caddyfile.UnmarshalModule(d, "http.long_poll.clusters."+name)
 	if err != nil {
-		return fmt.Errorf("parsing cluster %q: %w", name, err)
+		return err
 	}
-	o.ClusterRaw = caddyconfig.JSONModuleObject(board, "cluster", name, nil)
+	o.ClusterRaw = raw
 	return nil
 }
 

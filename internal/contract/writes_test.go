@@ -127,6 +127,20 @@ func TestWriteWakes(t *testing.T) {
 	}
 }
 
+// What one handler of a site lists is woken at all of them.
+func TestWriteWakesOtherHandlers(t *testing.T) {
+	virtual(func(t *testing.T) {
+		a, b := newSite(t, patient+"wake writes /b"), newSite(t, patient+"wake writes")
+		b.get("/b", has("1")).mustWait()
+		b.get("/c", has("1")).mustWait()
+		b.wantsChecks("/b", func() {
+			if _, err := a.pass(http.MethodPost, "/a", reply(http.StatusNoContent, "")); err != nil {
+				t.Error(err)
+			}
+		})
+	})(t)
+}
+
 // Whoever waits for the same with other credentials has a resource of their own.
 func TestWriteWakesAllCredentials(t *testing.T) {
 	virtual(func(t *testing.T) {

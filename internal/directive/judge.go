@@ -91,6 +91,10 @@ func Header(name string, header http.Header) error {
 		if !isField(field) {
 			return fmt.Errorf("%s %q: expected the name of a header field", name, field)
 		}
+		switch http.CanonicalHeaderKey(field) {
+		case "Content-Length", "Transfer-Encoding", "Trailer", "Connection":
+			return fmt.Errorf("%s %q: expected a field that says nothing of how the answer is sent", name, field)
+		}
 		for _, value := range header[field] {
 			if !httpguts.ValidHeaderFieldValue(value) {
 				return fmt.Errorf("%s %q: value %q: expected text without control characters", name, field, value)

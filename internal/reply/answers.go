@@ -49,12 +49,14 @@ func setReply(field **Reply) func(args []string) error {
 	return func(args []string) error {
 		r := new(Reply)
 		*field = r
-		if len(args) == 2 {
-			r.Body = args[1]
-		}
-		if args[0] == "replay" {
+		switch {
+		case args[0] == "replay" && len(args) == 2:
+			return fmt.Errorf("surplus argument %q", args[1])
+		case args[0] == "replay":
 			r.Replay = true
 			return nil
+		case len(args) == 2:
+			r.Body = args[1]
 		}
 		return directive.Value(&r.Status, directive.Number)(args)
 	}

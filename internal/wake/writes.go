@@ -146,8 +146,8 @@ func see(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err er
 	return err
 }
 
-// written wakes the resources at the paths, and at those listed for the handler, on
-// the host.
+// written wakes the resources at the paths, and at those listed for any handler of the
+// server, on the host.
 func (s *Set) written(host string, paths []string, listed map[string]string) {
 	var woken int
 	seen := make(map[string]bool)
@@ -163,11 +163,9 @@ func (s *Set) written(host string, paths []string, listed map[string]string) {
 	for _, path := range paths {
 		wake(path)
 	}
-	for _, ws := range s.writes {
-		for _, text := range ws.Paths {
-			if path := listed[text]; path != "" { // else its placeholders are empty
-				wake(path)
-			}
+	for _, path := range listed {
+		if path != "" { // else its placeholders are empty
+			wake(path)
 		}
 	}
 	if woken > 0 {
@@ -186,9 +184,8 @@ type writeRecorder struct {
 	locations []string          // as the backend says them: handlers in front of us may rewrite them
 }
 
-// list notes the listed paths as they are for this write. By their text, since a
-// reload may come before the answer does: the new configuration lists the same ones
-// as a rule.
+// list notes the listed paths as they are for this write, before anybody behind us rewrites
+// what they speak of.
 func (w *writeRecorder) list(server *caddyhttp.Server, r *http.Request) {
 	repl, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	for _, s := range listening.on(server.Name()) {
