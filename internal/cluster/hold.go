@@ -12,7 +12,7 @@ import (
 func (m *Member) keep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.checking = true
+	m.checking, m.delays, m.delayed = true, 0, true
 	m.stopKeepingLocked()
 	m.keeper = time.AfterFunc(m.pause*4/10, m.keepOn)
 }
@@ -33,6 +33,10 @@ func (m *Member) keepOn() {
 	}
 	pause := m.pause
 	again := pause * 8 / 10
+	if m.delays++; m.delayed && m.delays > maxDelays {
+		m.giveUpLocked()
+		return
+	}
 	r := m.busyLocked(again)
 	name, token := m.name, m.token
 	renew := time.Until(m.until) < again+leaseTime(pause)/4
@@ -56,6 +60,21 @@ func (m *Member) keepOn() {
 		}
 	}
 	_ = m.set.board.Tell(ctx, name, r.append(nil)) // who misses it asks for itself
+}
+
+// maxDelays is how often a check is said to take its time before it has begun: for two pauses,
+// in which its Caddy had no place for one (max_checks). Another one may have.
+const maxDelays = 2
+
+// giveUpLocked gives the lease up to somebody who can check now, and unlocks mu. The check
+// that waits here is made all the same, when there is a place, for who waits here.
+func (m *Member) giveUpLocked() {
+	name, token, gone := m.name, m.token, m.reportLocked(bye)
+	m.becomeLocked(apart)
+	m.mu.Unlock()
+	ctx, cancel := call()
+	defer cancel()
+	_ = m.set.board.Yield(ctx, name, m.who(), token, gone.append(nil)) // else it runs out
 }
 
 // busyLocked is the report that a check takes its time.
@@ -87,7 +106,7 @@ func (m *Member) acknowledge() {
 func (m *Member) Begins() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.begun = m.tickets()
+	m.begun, m.delayed = m.tickets(), false
 }
 
 // Drop is called where a check that was this member's is not made, or comes to nothing.

@@ -96,6 +96,8 @@ type Member struct {
 	heard    map[uint64]heardOf // the last tickets
 	begun    []heard            // the same, when the check began
 	checking bool
+	delayed  bool // it has not begun yet
+	delays   int  // how often keepOn was called since
 	acking   bool
 	wanted   bool      // a check was asked for when there was no poller
 	faulted  bool      // there is a fault on the board
