@@ -206,7 +206,7 @@ func testClusterAsOne(t *testing.T, caddy binary) {
 		f.change(all)
 		n := f.backend.reads.Load() - before
 		took := time.Since(began)
-		if most := int64(took/(500*time.Millisecond))+1+int64(len(five)); n > most {
+		if most := int64(took/(500*time.Millisecond)) + 1 + int64(len(five)); n > most {
 			t.Errorf("%d checks in %v with a change; want %d at most", n, took, most)
 		}
 		all = f.park(20, five...)
