@@ -265,7 +265,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 		Version: h.Version, HoldWhile: h.HoldWhile, ParkUnnamed: h.Unversioned == "park", OnlyAsked: h.Polls == "asked", Release: h.OnError == "release",
 		Share: sharing, State: answers, Line: h.site.Line,
 	}
-	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Departed: h.site.Departed}
+	h.spot = &park.Spot{Rules: h.polls, Lot: h.site.Lot, Again: looks.Again, Departed: h.site.Departed}
 	h.pollers = pollers{site: h.site, wakes: h.wakes, checks: &check.Checker{
 		Rules: h.polls, Probe: h.Probe, OnChange: h.OnChange != nil, Slots: slots, Asked: ops.Asked,
 		Panicked: h.site.Panicked, Unversioned: h.site.Unversioned,
@@ -283,8 +283,8 @@ func (h *Handler) furnish(looks behind.Looks) error {
 // the same, and it is told what has become of that. What is no poll is passed on.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	switch {
-	case tap.IsCheck(r.Context()):
-		return next.ServeHTTP(w, r) // of a long_poll in front of us, which waits for both
+	case tap.MarkOf(r.Context()) != tap.Client: // it is, or was, that of a long_poll in front of us
+		return h.wakes.Seeing(r, next).ServeHTTP(w, r)
 	case h.Shadow:
 		return h.shadow.Observe(w, r, next)
 	}
@@ -357,8 +357,7 @@ func (h *Handler) told(p *poll.Poll, err error) error {
 // own has next answer a request that is no poll, and so its client's own exchange with
 // the backend: it costs what it costs without us (contract 3.8).
 func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
-	h.spot.Unreserve(p)
-	p.Rewind()
+	h.spot.HandOn(p)
 	if r := p.Request; len(h.StripQuery) > 0 {
 		r.URL.RawQuery = share.StripQuery(r.URL.RawQuery, h.StripQuery)
 		r.RequestURI = r.URL.RequestURI()
@@ -371,9 +370,8 @@ func (h *Handler) own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handle
 // pass hands a request on that can not be parked, or whose answer can not be shared
 // (contract 3.1): nothing of it changes but the field Long-Poll.
 func (h *Handler) pass(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
-	h.spot.Unreserve(p)
+	h.spot.HandOn(p)
 	p.Outcome = poll.Bypassed
-	p.Rewind()
 	w.Header().Set("Long-Poll", string(poll.Bypassed))
 	h.site.Own(p)
 	return h.wakes.Seeing(p.Request, next).ServeHTTP(w, p.Request)

@@ -30,6 +30,9 @@ type Looks struct {
 	// Local says that something looks at the address that a request has come to: the
 	// placeholders of that, FastCGI (SERVER_ADDR), and who may look at anything.
 	Local bool
+
+	// Again says that another handler of this module stands behind.
+	Again bool
 }
 
 // At says what stands behind self, a pointer to a handler that is being provisioned in

@@ -115,6 +115,7 @@ func (l *looker) module(id string, raw json.RawMessage) (ended bool) {
 		module = reflect.New(module.Type())
 	}
 	if ours(module.Interface()) {
+		l.again(info.ID)
 		return false
 	}
 	if len(raw) > 0 && !decodes(raw, module.Interface()) {
@@ -165,6 +166,7 @@ func (l *looker) modules(v reflect.Value, namespace, key string) {
 // loaded looks at a module that is loaded.
 func (l *looker) loaded(module caddy.Module) {
 	if ours(module) {
+		l.again(module.CaddyModule().ID)
 		return
 	}
 	raw, err := json.Marshal(module)
@@ -172,6 +174,11 @@ func (l *looker) loaded(module caddy.Module) {
 		raw = nil
 	}
 	l.config(module.CaddyModule().ID, reflect.ValueOf(module), raw)
+}
+
+// again notes a module of this project.
+func (l *looker) again(id caddy.ModuleID) {
+	l.looks.Again = l.looks.Again || id == "http.handlers.long_poll"
 }
 
 // value looks at all that a value contains.

@@ -174,7 +174,7 @@ func (c *Checker) context(ctx context.Context, local netip.AddrPort) context.Con
 	if of != nil {
 		w.Context = context.WithValue(w.Context, http.ServerContextKey, of)
 	}
-	w.Context = tap.MarkCheck(context.WithValue(w.Context, http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(local))))
+	w.Context = tap.Check.Put(context.WithValue(w.Context, http.LocalAddrContextKey, net.Addr(net.TCPAddrFromAddrPort(local))))
 	if known {
 		c.lastWay.Store(w)
 	}

@@ -22,6 +22,7 @@ func TestHarm(t *testing.T) {
 		"addresses that requests come to":       testLocalAddresses,
 		"fields in front that are added behind": testFieldsAddedBehind,
 		"authentication behind":                 testAuthenticationBehind,
+		"two handlers of ours":                  testTwoHandlers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -109,4 +110,37 @@ func testAuthenticationBehind(t *testing.T, caddy binary) {
 	for _, fields := range [][]string{nil, {"Prefer: wait=20"}, {`If-None-Match: "one"`}} {
 		c.get("/api/x", fields...).want(t, 401, "answered").wantFields(t, `Www-Authenticate: Basic realm="restricted"`)
 	}
+}
+
+// testTwoHandlers has requests pass two handlers of ours, of which the one in front takes
+// them: the other one neither counts them once more nor has them wait.
+func testTwoHandlers(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, `
+	route {
+		long_poll /api/v1/* {
+			max_body 1
+		}
+		header X-Between yes
+		long_poll /api/* {
+			wake writes
+		}
+		reverse_proxy `+b.addr+`
+	}`))
+	c := newClient(t, port)
+	parked := c.poll("/api/a", `If-None-Match: "one"`)
+	s.waitParked(1)
+	for outcome, ask := range map[string]func() reply{
+		"answered": func() reply { return c.get("/api/v1/a") },
+		"bypassed": func() reply { return c.get("/api/v1/a", `If-None-Match: "none"`, "Prefer: wait=20") },
+	} {
+		before := s.outcomes(outcome)
+		ask().want(t, 200, outcome)
+		if n := s.outcomes(outcome) - before; n != 1 {
+			t.Errorf("%s: one request was counted %d times", outcome, n)
+		}
+	}
+	c.get("/api/a", "Prefer: wait=20").want(t, 200, "answered") // which the one in front does not take
+	parked.leave()
 }

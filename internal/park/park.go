@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
 
 // Spot is where the polls of one handler wait.
@@ -18,6 +19,7 @@ type Spot struct {
 	Rules    *poll.Rules
 	Lot      *poll.Lot
 	Departed func() // called whenever a poll has left
+	Again    bool   // another handler of this module stands behind
 }
 
 // Reserve keeps a place for p while its body is read, or says which bound forbids it.
@@ -32,6 +34,16 @@ func (sp *Spot) Unreserve(p *poll.Poll) {
 	if p.Reserved {
 		p.Reserved = false
 		sp.Lot.Unreserve(p.Client())
+	}
+}
+
+// HandOn readies the request of p, which does not wait here, for the handlers behind, who
+// answer it.
+func (sp *Spot) HandOn(p *poll.Poll) {
+	sp.Unreserve(p)
+	p.Rewind()
+	if sp.Again {
+		p.Request = p.Request.WithContext(tap.Passed.Put(p.Request.Context()))
 	}
 }
 

@@ -2,13 +2,21 @@ package tap
 
 import "context"
 
-// ofCheck marks the context of a check.
-type ofCheck struct{}
+// Mark says whose a request is, of one long_poll behind another.
+type Mark int
 
-// MarkCheck marks a context as that of a check. The mark is in the request's own
-// context, which all handlers on the way pass on, and not in its response writer,
-// which some wrap and hide.
-func MarkCheck(ctx context.Context) context.Context { return context.WithValue(ctx, ofCheck{}, true) }
+const (
+	Client Mark = iota // its client's
+	Check              // a check of a long_poll in front
+	Passed             // its client's, and a long_poll in front has passed it on
+)
 
-// IsCheck reports whether a request is a check, of a long_poll in front.
-func IsCheck(ctx context.Context) bool { return ctx.Value(ofCheck{}) != nil }
+// Put marks the context of a request. The mark is in the request's own context, which all
+// handlers on the way pass on, and not in its response writer, which some wrap and hide.
+func (m Mark) Put(ctx context.Context) context.Context { return context.WithValue(ctx, Client, m) }
+
+// MarkOf is the mark of the request with that context.
+func MarkOf(ctx context.Context) Mark {
+	m, _ := ctx.Value(Client).(Mark)
+	return m
+}

@@ -116,7 +116,7 @@ func see(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) (err er
 		rec.list(server, r) // nothing is between it and us but what may set placeholders
 		return next.ServeHTTP(w, r)
 	}
-	if caddyhttp.GetVar(r.Context(), seenVar) != nil || tap.IsCheck(r.Context()) {
+	if caddyhttp.GetVar(r.Context(), seenVar) != nil || tap.MarkOf(r.Context()) == tap.Check {
 		return next.ServeHTTP(w, r)
 	}
 	// Looked up before anybody behind us rewrites the path.
