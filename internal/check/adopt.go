@@ -26,7 +26,7 @@ func (b *Backend) CommonKey() (key lot.Key, personal, told, shared bool) {
 	if !b.c.Share.Local {
 		asker.Local = netip.AddrPort{}
 	}
-	told = sharer.Credentials || b.c.Share.KeyTells() || v.Wants() && (b.knows || v.Tells())
+	told = sharer.Credentials || b.c.Share.KeyTells() || b.knows && (v.Wants() || asker.HasVars()) || v.Wants() && v.Tells()
 	return v.Key(b.c.Share.Key(b.Request, b.Name, &asker), sharer), sharer.Credentials, told, true
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
@@ -251,4 +252,29 @@ func TestClusterSameTokenAgain(t *testing.T) {
 		first.mustWait()
 		f.holder()
 	})(t)
+}
+
+// contract 14.5: what a variable was made of may be a credential, too.
+func TestClusterVariables(t *testing.T) {
+	for name, test := range map[string]struct {
+		variable string
+		fields   []string
+		shared   bool
+	}{
+		"of who has credentials":        {"tenant", []string{"Authorization: Bearer abc", `If-None-Match: "1"`}, false},
+		"of who has none":               {"tenant", []string{`If-None-Match: "1"`}, true},
+		"of Caddy, who has credentials": {"client_ip", []string{"Authorization: Bearer abc", `If-None-Match: "1"`}, true},
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			f := newFlock(t, 2, steady+"public")
+			for _, s := range f.sites {
+				s.before = func(_ http.ResponseWriter, r *http.Request) { caddyhttp.SetVar(r.Context(), test.variable, "abc") }
+				s.get("/orders", test.fields...)
+			}
+			settle(3 * time.Second)
+			if shared := len(f.holders()) > 0; shared != test.shared {
+				t.Errorf("shared: %v; want %v", shared, test.shared)
+			}
+		}))
+	}
 }

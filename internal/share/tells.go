@@ -41,6 +41,16 @@ func (v *Variation) Tells() bool {
 	return v != nil && slices.ContainsFunc(v.wanted, func(name string) bool { return tellsCredentials("{" + name + "}") })
 }
 
+// HasVars reports whether a handler on the way to us has set a variable that is compared.
+func (a *Asker) HasVars() bool {
+	for name := range a.Vars {
+		if CarriesVar(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Knows reports whether r says on whose behalf it asks, whether that is compared or not: what
 // was set on the way to us may have been made of that.
 func Knows(r *http.Request, a *Asker) bool {
