@@ -68,6 +68,7 @@ func TestSoak(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes two minutes")
 	}
+	longest = 30 * time.Second
 	report, err := soak(*soakFor)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, report)
@@ -83,6 +84,7 @@ func TestSoakCluster(t *testing.T) {
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Skip("needs redis-server, which is not installed")
 	}
+	longest = 30 * time.Second
 	report, err := soakCluster(*soakClusterFor)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, report)

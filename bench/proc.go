@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -164,13 +166,32 @@ func holds(s spec) (h held, err error) {
 	return h, json.Unmarshal(text, &h)
 }
 
-// freeAddr is an address that nobody listens on.
+// freeAddr is an address that nobody listens on, and that was not given before. Its port is
+// below those that connections are given as a rule, or one of the clients' could take it
+// before the process listens.
 func freeAddr() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	fatal(err)
-	defer l.Close()
-	return l.Addr().String()
+	given.Lock()
+	defer given.Unlock()
+	for {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(20000)))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		fatal(l.Close())
+		if given.addrs[addr] {
+			continue
+		}
+		given.addrs[addr] = true
+		return addr
+	}
 }
+
+// given are the addresses that freeAddr has given.
+var given = struct {
+	sync.Mutex // protects addrs
+	addrs      map[string]bool
+}{addrs: make(map[string]bool)}
 
 // call sends a request the usual way, outside of what is measured.
 func call(method, url, body string) ([]byte, error) {

@@ -25,11 +25,14 @@ const (
 	soakClients   = 200
 	writePause    = 10 * time.Millisecond
 	awayFor       = time.Second     // a backend that restarts
-	longest       = 3 * time.Second // from a write to its delivery: an interval is 1 s
 	aftermath     = 5 * time.Second // of a restart: the pauses between checks have grown
 	instant       = 200 * time.Millisecond
 	ordinaryEvery = 10
 )
+
+// longest is from a write to its delivery: an interval is 1 s. Tests, which machines run
+// that do something else too, ask for less.
+var longest = 3 * time.Second
 
 func soakCommand(args []string) error {
 	flags := flag.NewFlagSet("soak", flag.ExitOnError)
