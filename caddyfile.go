@@ -95,6 +95,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error)
 //	    heartbeat     <duration>
 //	    stream_timeout <duration>
 //	    delta         json_patch|merge_patch
+//	    detach
 //	    shadow
 //	}
 //
@@ -105,7 +106,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		Name:   "long_poll",
 		Line:   directive.Subdirective{Args: "[<matcher>] [<hold>]", Max: 1, Set: duration(&h.Hold)},
 		LineIs: "hold",
-		Block: directive.Join(h.Membership.Subdirectives(), h.Bounds.Subdirectives(), h.Options.Subdirectives(), h.Answers.Subdirectives(), directive.Block{
+		Block: directive.Join(h.Membership.Subdirectives(), h.Bounds.Subdirectives(), h.Options.Subdirectives(), h.Switch.Subdirectives(), h.Answers.Subdirectives(), directive.Block{
 			"hold":          {Args: "<duration> [<jitter>%], or auto [<max>] [<jitter>%]", Min: 1, Max: 3, Set: h.setHold},
 			"wait":          {Args: "<value> [s|ms]", Min: 1, Max: 2, Set: directive.Each(text(&h.Wait), text(&h.WaitUnit))},
 			"since":         {Args: "<value> [unset <literal>...]", Min: 1, Max: directive.Many, Set: h.setSince},

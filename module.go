@@ -47,6 +47,7 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/cli"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/cluster"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/detach"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
@@ -181,6 +182,7 @@ type Handler struct {
 	park.Bounds
 
 	stream.Options
+	detach.Switch
 
 	// Park nobody and change nothing, but count what it would have saved.
 	Shadow bool `json:"shadow,omitempty"`
@@ -238,6 +240,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		h.site.Server = server.Name()
 		server.RegisterOnShutdown(h.drain)
 	}
+	h.detach(ctx)
 	h.wakes.Listen()
 	h.site.Begin()
 	return nil
@@ -307,7 +310,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	wake.NoWrite(r)
 	v := h.spot.Wait(p, w, func(r *poll.Resource) { h.pollers.start(r, p, w, next) })
-	if v.Kind == poll.Pass {
+	switch v.Kind {
+	case poll.Detached:
+		return nil // who is told later, on a connection that is not the server's any more
+	case poll.Pass:
 		return h.pass(p, w, next)
 	}
 	return h.told(p, h.replies.Answer(p, w, v))
@@ -344,13 +350,7 @@ func (h *Handler) stream(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Han
 
 // told counts a poll that has its answer.
 func (h *Handler) told(p *poll.Poll, err error) error {
-	switch p.Outcome {
-	case poll.Changed:
-		ops.Released(p.Told.Since)
-	case poll.Refused:
-		h.site.Refused(p.Refusal)
-	}
-	h.site.Done(p)
+	h.site.Told(p)
 	return err
 }
 

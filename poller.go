@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/check"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/cluster"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/detach"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/httphdr"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
@@ -63,6 +64,14 @@ func (h *Handler) joinCluster(ctx caddy.Context) error {
 	h.site.Cluster = h.pollers.cluster
 	h.wakes.Deaf = h.pollers.cluster.Deaf
 	return nil
+}
+
+// detach has who is parked wait without a goroutine, if that is configured.
+func (h *Handler) detach(ctx caddy.Context) {
+	if h.Detach {
+		lobby := &detach.Lobby{Spot: h.spot, Answer: h.replies.Answer, Told: h.site.Told, Count: h.site.Detached, Log: ctx.Logger()}
+		lobby.Open(ctx, h.values())
+	}
 }
 
 // sharer decides, where several Caddys share, whose a check is, and hands on what was

@@ -26,6 +26,7 @@ const sourceCluster = "cluster"
 // No label is ever a path, a key or a client.
 type metrics struct {
 	parked    prometheus.GaugeFunc
+	detached  prometheus.GaugeFunc
 	streams   prometheus.GaugeFunc
 	events    *prometheus.CounterVec
 	resources prometheus.GaugeFunc
@@ -71,6 +72,10 @@ func newMetrics() *metrics {
 			Namespace: ns, Subsystem: sub, Name: "parked_requests",
 			Help: "Requests that are parked now, those that a reload is still releasing too.",
 		}, func() float64 { return float64(Live.parked()) }),
+		detached: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: ns, Subsystem: sub, Name: "detached_requests",
+			Help: "Requests that are parked now without a goroutine, because of `detach`. They are among the parked requests too.",
+		}, func() float64 { return float64(Live.detached()) }),
 		streams: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: ns, Subsystem: sub, Name: "streams",
 			Help: "Streams that are open now. They are among the parked requests too.",
@@ -183,7 +188,7 @@ func (u wakersUp) Collect(metrics chan<- prometheus.Metric) {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.parked, m.streams, m.events, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
+		m.parked, m.detached, m.streams, m.events, m.resources, m.requests, m.holds, m.checks, m.checking, m.releases, m.wakes, m.up, m.saved,
 		m.asked, m.used, m.cut, m.build, m.leases, m.states,
 	}
 }
@@ -205,6 +210,17 @@ func Register(registry *prometheus.Registry) error {
 
 // Built notes the version of the module.
 func Built(version string) { theMetrics.build.WithLabelValues(version).Set(1) }
+
+// Told counts a poll that has its answer.
+func (s *Site) Told(p *poll.Poll) {
+	switch p.Outcome {
+	case poll.Changed:
+		Released(p.Told.Since)
+	case poll.Refused:
+		s.Refused(p.Refusal)
+	}
+	s.Done(p)
+}
 
 // Done counts a request that has its outcome.
 func (s *Site) Done(p *poll.Poll) {

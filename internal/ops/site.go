@@ -38,6 +38,7 @@ type Site struct {
 
 	place    place
 	streams  atomic.Int64 // open now
+	detached atomic.Int64 // parked now without a goroutine
 	outage   outage
 	refusals refusals
 	ending   ending
@@ -93,6 +94,9 @@ type registry struct {
 // Streams counts n more streams that are open, or with -1 one less.
 func (s *Site) Streams(n int) { s.streams.Add(int64(n)) }
 
+// Detached counts n more polls that are parked without a goroutine, or with -1 one less.
+func (s *Site) Detached(n int) { s.detached.Add(int64(n)) }
+
 // Begin puts the site in sight.
 func (s *Site) Begin() {
 	Live.mu.Lock()
@@ -125,6 +129,14 @@ func (l *registry) parked() (n int) {
 func (l *registry) streams() (n int64) {
 	for _, s := range l.Sites() {
 		n += s.streams.Load()
+	}
+	return n
+}
+
+// detached is how many requests are parked without a goroutine in all live handlers.
+func (l *registry) detached() (n int64) {
+	for _, s := range l.Sites() {
+		n += s.detached.Load()
 	}
 	return n
 }

@@ -34,7 +34,7 @@ func DrainSpread(parked int) time.Duration {
 // these would be reset.
 const drainPause = 50 * time.Millisecond
 
-// drainDelay is when one request of a drain is released.
-func (sp *Spot) drainDelay() time.Duration {
+// DrainDelay is when one request of a drain is released.
+func (sp *Spot) DrainDelay() time.Duration {
 	return max(drainPause, time.Duration(rand.Float64()*float64(DrainSpread(sp.Lot.Parked()))))
 }

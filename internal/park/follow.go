@@ -144,7 +144,7 @@ func (sp *Spot) beat(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, st Str
 // drainOn waits for the turn of a stream whose handler is drained.
 func (sp *Spot) drainOn(done <-chan struct{}, parked bool) poll.Verdict {
 	if parked {
-		timer := time.NewTimer(sp.drainDelay())
+		timer := time.NewTimer(sp.DrainDelay())
 		defer timer.Stop()
 		select {
 		case <-timer.C:

@@ -20,6 +20,10 @@ type Spot struct {
 	Lot      *poll.Lot
 	Departed func() // called whenever a poll has left
 	Again    bool   // another handler of this module stands behind
+
+	// Detach has a poll that is parked wait elsewhere, and reports whether it does; nil
+	// has all wait here.
+	Detach func(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter) bool
 }
 
 // Reserve keeps a place for p while its body is read, or says which bound forbids it.
@@ -61,7 +65,7 @@ func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resou
 		p.Find(sp.Rules.Share.Memory.Of(p.Name))
 		v.Kind = poll.Pass
 	}
-	if !p.ParkedAt.IsZero() {
+	if !p.ParkedAt.IsZero() && v.Kind != poll.Detached {
 		if v.Kind == poll.Pass {
 			sp.spread(p)
 		}
@@ -71,16 +75,16 @@ func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resou
 	return v
 }
 
-// passSpread is over how long those are spread who were parked, and have to ask the
+// PassSpread is over how long those are spread who were parked, and have to ask the
 // backend for themselves all at once: an answer has outgrown max_body.
-const passSpread = time.Second
+const PassSpread = time.Second
 
 // spread waits for the turn of p.
 func (sp *Spot) spread(p *poll.Poll) {
 	if sp.Lot.IsDrained() {
 		return // a drain is spread already
 	}
-	timer := time.NewTimer(time.Duration(rand.Float64() * float64(passSpread)))
+	timer := time.NewTimer(time.Duration(rand.Float64() * float64(PassSpread)))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
@@ -102,6 +106,10 @@ func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Reso
 		return poll.Verdict{Kind: poll.Moved}
 	}
 	v := sp.wait(p, &m, w, start)
+	if v.Kind == poll.Detached && !sp.Detach(p, &m, w) {
+		p.Attached = true
+		v = sp.wait(p, &m, w, start)
+	}
 	if v.Kind == poll.Moved && m.Reserve() {
 		p.Reserved = true // who is parked stays parked, wherever that is
 	}
@@ -139,8 +147,11 @@ func (sp *Spot) wait(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 	}()
 	for {
 		v, awaited := sp.step(p, m, w, start)
-		if awaited == nil {
+		switch {
+		case awaited == nil:
 			return v
+		case sp.Detach != nil && v.Kind == poll.Hold && m.Parked() && !p.Draining && !p.Attached:
+			return poll.Verdict{Kind: poll.Detached}
 		}
 		var drained <-chan struct{}
 		switch {
@@ -169,9 +180,14 @@ func (sp *Spot) wait(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 		}
 		if m.Parked() && !p.Draining && sp.Lot.IsDrained() {
 			p.Draining = true
-			timer.Reset(sp.drainDelay())
+			timer.Reset(sp.DrainDelay())
 		}
 	}
+}
+
+// Step is a step of a poll that waits elsewhere, and is parked: as step.
+func (sp *Spot) Step(p *poll.Poll, m *poll.Waiter) (v poll.Verdict, awaited <-chan struct{}) {
+	return sp.step(p, m, nil, nil)
 }
 
 // step looks at what is known now. It returns what ends the wait, or what is to be

@@ -65,6 +65,13 @@ func OurKey(key string) (string, bool) {
 // Placeholder resolves our placeholders for the request itself, in logs and in what it
 // is told.
 func (p *Poll) Placeholder(key string) (any, bool) {
+	if ours, ok := OurKey(key); ok && p.detached && !strings.HasPrefix(ours, "request.") {
+		return later{p, key}, true
+	}
+	return p.placeholder(key)
+}
+
+func (p *Poll) placeholder(key string) (any, bool) {
 	switch key, ok := OurKey(key); {
 	case ok && key == "outcome":
 		return string(p.Outcome), true

@@ -89,6 +89,8 @@ type Poll struct {
 	Asked    bool           // the backend is asked because of it
 	Draining bool           // its time is up because of a drain
 	passed   uint16         // the status of an answer of its own that has passed; 0 is none
+	Attached bool           // it can not be detached
+	detached bool           // see Detach
 	parked   *state.Version // the version that it is parked on
 
 	key    lot.Key          // see Find

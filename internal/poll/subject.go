@@ -86,6 +86,9 @@ func (p *Poll) MayRead(st *state.State) bool {
 		return true
 	}
 	if !v.Equal(p.judged) {
+		if p.detached && v.Wants() {
+			return false // the placeholders that tell are the request's, which has gone
+		}
 		p.judged, p.varied = v, p.vary(v, lot.Key{})
 	}
 	return p.varied == st.Varied

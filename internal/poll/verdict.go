@@ -35,6 +35,7 @@ const (
 	Gone                 // its client has left
 	Moved                // it waits for something else than those it has joined
 	Pass                 // it asks the backend for itself
+	Detached             // it waits elsewhere, and is told there
 )
 
 // has reports whether the client has the version of s.

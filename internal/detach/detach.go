@@ -1,0 +1,150 @@
+// Package detach is where polls wait that have no goroutine (contract 15): their
+// connections have left the server, and a descriptor, what the answer needs and a place
+// in the lot are all that is left of them. It writes answers to connections that are its
+// own by then, watches these until their next request begins, and gives them back to the
+// server that they came from. What is waited for and how long is park's, and what is
+// answered is reply's: it knows neither.
+package detach
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
+)
+
+// Switch says whether polls are detached.
+type Switch struct {
+	// Park HTTP/1.1 requests without a goroutine and without buffers, where nothing
+	// stands between them and their connections but what Caddy puts there itself. Linux
+	// only: elsewhere it changes nothing. Default: false.
+	Detach bool `json:"detach,omitempty"`
+}
+
+// Subdirectives are those that s is written by.
+func (s *Switch) Subdirectives() directive.Block {
+	return directive.Block{"detach": {Set: directive.Flag(&s.Detach)}}
+}
+
+// Lobby is where the detached polls of one handler wait.
+type Lobby struct {
+	Spot *park.Spot
+
+	// Answer writes what a verdict says to the client, and returns what is for Caddy to
+	// tell it; Told counts a poll that has its answer.
+	Answer func(*poll.Poll, http.ResponseWriter, poll.Verdict) error
+	Told   func(*poll.Poll)
+
+	Count func(n int) // counts n more polls that are detached, or with -1 one less
+	Log   *zap.Logger
+
+	access, errors *zap.Logger     // Caddy's own
+	none           *caddy.Replacer // of polls whose answers take no placeholders
+	plain          bool            // no answer takes a placeholder
+	crowds         crowds
+}
+
+// Open has the polls of the lobby's spot detached from now on, unless what they are
+// answered with takes placeholders that only the server's own request knows: texts are
+// what it is made of. ctx is that in which the handler is provisioned.
+func (l *Lobby) Open(ctx caddy.Context, texts map[string][]string) {
+	if !watches {
+		return
+	}
+	l.plain = true
+	for _, name := range []string{"hold_while", "header", "on_change", "on_timeout"} {
+		for _, text := range texts[name] {
+			if !ours(text) {
+				return
+			}
+			l.plain = l.plain && !strings.Contains(text, "{")
+		}
+	}
+	server := ctx.Logger(new(caddyhttp.App))
+	l.access, l.errors = server.Named("log.access"), server.Named("log.error")
+	l.none = caddy.NewEmptyReplacer()
+	l.crowds.all = make(map[<-chan struct{}]*crowd)
+	l.crowds.drained = l.Spot.Lot.Drained()
+	l.Spot.Detach = l.take
+}
+
+// ours reports whether each placeholder in text is one of ours, or one that does not
+// speak of the request.
+func ours(text string) bool {
+	for {
+		_, rest, found := strings.Cut(text, "{")
+		if !found {
+			return true
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		if _, is := poll.OurKey(name); closed && !is && !strings.HasPrefix(name, "env.") && !strings.HasPrefix(name, "system.") {
+			return false
+		}
+		text = after
+	}
+}
+
+// take has p, who is m, wait here, and reports whether it does: then the connection is no
+// longer the server's, and p, m and w are no longer their request's.
+//
+// Until the handlers around us have returned nothing touches the connection, which they
+// may still set deadlines of.
+func (l *Lobby) take(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter) bool {
+	r := p.Request
+	hijacker, server := l.eligible(p, w)
+	if hijacker == nil {
+		return false
+	}
+	logged := shouldLog(server, r)
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	g := gateOf(r.Context().Value(http.ServerContextKey).(*http.Server), local)
+	if g == nil {
+		return false
+	}
+	conn, buffered, err := hijacker.Hijack()
+	if err != nil {
+		g.answered()
+		return false
+	}
+	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, header: w.Header().Clone(), logged: logged, closes: r.Close}}
+	c.poll.waiter, *m = *m, poll.Waiter{}
+	c.own(conn, buffered.Reader)
+	ctx := r.Context()
+	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) // the line comes when there is something to tell
+	l.forgetRequest(p, server)
+	l.Count(1)
+	if ctx.Err() != nil {
+		// The client has left: what the handlers still do to the connection nobody sees,
+		// and their end is not told by the context any more.
+		c.armed(true)
+		return true
+	}
+	context.AfterFunc(ctx, func() { c.armed(false) }) // which the server ends when they have returned
+	return true
+}
+
+// forgetRequest has p need nothing any more that the server made for its request: that
+// is what a parked request weighs.
+func (l *Lobby) forgetRequest(p *poll.Poll, server *caddyhttp.Server) {
+	r := p.Request
+	slim := &http.Request{
+		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+		Header: r.Header, ContentLength: r.ContentLength, Body: http.NoBody, Host: r.Host,
+		RemoteAddr: r.RemoteAddr, RequestURI: r.RequestURI, TLS: r.TLS, Pattern: r.Pattern,
+	}
+	repl := l.none
+	if !l.plain {
+		repl = caddy.NewReplacer()
+		repl.Map(p.Placeholder)
+	}
+	p.Detach(slim.WithContext(keep(r.Context(), server, repl)), repl)
+}
