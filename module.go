@@ -173,14 +173,12 @@ type Handler struct {
 	Public bool `json:"public,omitempty"`
 
 	cluster.Membership
-
 	reply.Answers
 
 	// Sources of wake-ups: guest modules that say when to look.
 	WakeRaw []json.RawMessage `json:"wake,omitempty" caddy:"namespace=http.long_poll.wakers inline_key=waker"`
 
 	park.Bounds
-
 	stream.Options
 	detach.Switch
 
@@ -348,7 +346,9 @@ func (h *Handler) stream(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Han
 	return h.told(p, h.replies.Answer(p, w, v))
 }
 
-// told counts a poll that has its answer.
+// told counts a poll that has its answer. Inlined, it would deepen the stacks of the parked.
+//
+//go:noinline
 func (h *Handler) told(p *poll.Poll, err error) error {
 	h.site.Told(p)
 	return err

@@ -78,7 +78,7 @@ func main() {
 	}
 	names := flag.Args()
 	if len(names) == 0 {
-		names = []string{"long_poll", "floor", "reverse_proxy", "net/http", "polling"}
+		names = []string{"long_poll", detached, "floor", "reverse_proxy", "net/http", "polling"}
 	}
 	if *withPeers {
 		for _, name := range peers() {

@@ -99,7 +99,7 @@ var passMeasures = []measure{
 var getMeasures = append(slices.Clone(passMeasures), measure{kept, "B", false}, measure{plainKept, "B", false}, measure{nothingKept, "B", false})
 
 // passOnly are the subjects that stand only beside long_poll where requests pass.
-var passOnly = []string{"floor", "reverse_proxy", "net/http", "polling", "nchan", "pushpin"}
+var passOnly = []string{detached, "floor", "reverse_proxy", "net/http", "polling", "nchan", "pushpin"}
 
 // gets is a scenario of ordinary GETs, which are their clients' own exchanges.
 func gets(name, title string, spread, untagged bool) scenario {
@@ -119,7 +119,7 @@ func outageOf(name string, resources int) scenario {
 		title: func(o options) string {
 			return fmt.Sprintf("an outage: %d clients that ask again every second, resources: %d", o.churners, resources)
 		},
-		without:  []string{"floor", "reverse_proxy", "net/http", "nchan", "pushpin"},
+		without:  []string{detached, "floor", "reverse_proxy", "net/http", "nchan", "pushpin"},
 		measures: []measure{{goodAsks, "", false}, {outageAsks, "", false}, {refusals, "1/s", false}, {outageCPU, "us", false}},
 		run: func(t trial) (values, error) {
 			t.at = resources
@@ -132,7 +132,7 @@ var scenarios = []scenario{
 	{
 		name:     "one",
 		title:    func(o options) string { return fmt.Sprintf("%d requests parked on one resource", o.n) },
-		measures: parking,
+		measures: slices.Insert(slices.Clone(parking), 1, measure{live, "KiB", false}),
 		run:      park,
 	}, {
 		name: "many",
@@ -150,7 +150,7 @@ var scenarios = []scenario{
 		title: func(o options) string {
 			return fmt.Sprintf("%d requests parked on one resource, HTTP/2, %d streams to a connection", o.n, streamsEach)
 		},
-		without:  []string{"polling", "pushpin"},
+		without:  []string{detached, "polling", "pushpin"},
 		measures: parking,
 		run: func(t trial) (values, error) {
 			t.spec.HTTP2 = true
@@ -199,7 +199,7 @@ var scenarios = []scenario{
 		title: func(o options) string {
 			return fmt.Sprintf("%d streams of events on one resource, a heartbeat every %v", o.n, o.beat())
 		},
-		without: []string{"polling", "pushpin"},
+		without: []string{detached, "polling", "pushpin"},
 		measures: []measure{
 			{memory, "KiB", false}, {eventful, "KiB", false}, {live, "KiB", false}, {idle, "%", false}, {silence, "%", false}, {beatless, "%", false},
 			{opening, "1/s", true}, {openCPU, "us", false},

@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// detached is long_poll whose parked requests have no goroutine.
+const detached = "long_poll detach"
+
 // subject is a running subject, with what is behind it.
 type subject struct {
 	*process
@@ -23,6 +26,9 @@ func (t trial) begin() (*subject, error) {
 	s := &subject{trial: t, version: 1}
 	s.spec.Subject, s.spec.Addr = t.subject, freeAddr()
 	s.spec.LongPoll = make(map[string]any)
+	if t.subject == detached {
+		s.spec.Subject, s.spec.LongPoll["detach"] = "long_poll", true
+	}
 	maps.Copy(s.spec.LongPoll, t.config)
 	maps.Copy(s.spec.LongPoll, t.spec.LongPoll)
 	behind := spec{Addr: freeAddr(), Size: s.spec.Size, Untagged: s.spec.Untagged}
@@ -34,7 +40,7 @@ func (t trial) begin() (*subject, error) {
 		behind.Grip = true
 	case "reverse_proxy":
 		behind.Blocking = true
-	case "long_poll":
+	case "long_poll", detached:
 		s.spec.Admin = freeAddr()
 	}
 	s.spec.Debug = freeAddr()
@@ -65,7 +71,7 @@ func (s *subject) change() error {
 	switch {
 	case s.publish != nil:
 		return s.publish(s.version)
-	case s.subject == "long_poll" && s.scenario == "many":
+	case s.spec.Subject == "long_poll" && s.scenario == "many":
 		// A write wakes the resources at its own path; all at once is for the
 		// admin endpoint.
 		if _, err := call("POST", "http://"+s.behind.addr+"/all", ""); err != nil {

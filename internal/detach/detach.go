@@ -98,7 +98,7 @@ func ours(text string) bool {
 //
 // Until the handlers around us have returned nothing touches the connection, which they
 // may still set deadlines of.
-func (l *Lobby) take(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter) bool {
+func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
 	r := p.Request
 	hijacker, server := l.eligible(p, w)
 	if hijacker == nil {
@@ -115,8 +115,7 @@ func (l *Lobby) take(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter) bool {
 		g.answered()
 		return false
 	}
-	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, header: w.Header().Clone(), logged: logged, closes: r.Close}}
-	c.poll.waiter, *m = *m, poll.Waiter{}
+	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, header: w.Header().Clone(), logged: logged, closes: r.Close}}
 	c.own(conn, buffered.Reader)
 	ctx := r.Context()
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) // the line comes when there is something to tell

@@ -21,9 +21,9 @@ type Spot struct {
 	Departed func() // called whenever a poll has left
 	Again    bool   // another handler of this module stands behind
 
-	// Detach has a poll that is parked wait elsewhere, and reports whether it does; nil
-	// has all wait here.
-	Detach func(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter) bool
+	// Detach has a poll that is parked, and is m, wait elsewhere, and reports whether it
+	// does; nil has all wait here.
+	Detach func(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool
 }
 
 // Reserve keeps a place for p while its body is read, or says which bound forbids it.
@@ -106,14 +106,25 @@ func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Reso
 		return poll.Verdict{Kind: poll.Moved}
 	}
 	v := sp.wait(p, &m, w, start)
-	if v.Kind == poll.Detached && !sp.Detach(p, &m, w) {
-		p.Attached = true
-		v = sp.wait(p, &m, w, start)
+	if v.Kind == poll.Detached {
+		v = sp.detach(p, &m, w, start)
 	}
 	if v.Kind == poll.Moved && m.Reserve() {
 		p.Reserved = true // who is parked stays parked, wherever that is
 	}
 	return v
+}
+
+// detach has p wait elsewhere, or here if it can not.
+//
+//go:noinline
+func (sp *Spot) detach(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
+	if sp.Detach(p, *m, w) {
+		*m = poll.Waiter{}
+		return poll.Verdict{Kind: poll.Detached}
+	}
+	p.Attached = true
+	return sp.wait(p, m, w, start)
 }
 
 // leave has p, who was m, wait no more.
