@@ -3,7 +3,7 @@ package detach
 import (
 	"crypto/tls"
 	"errors"
-	"runtime"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -15,13 +15,14 @@ const watches = true
 // theSet is the descriptors of all connections that wait or are idle.
 var theSet set
 
-// set is an epoll set of one goroutine. Each connection is known there by a number that no
-// other ever has: an event of a descriptor that was closed, and whose number another
-// connection may bear by now, finds nobody.
+// set is an epoll set and a goroutine that waits for its events, as long as something is
+// watched. Each connection is known there by a number that no other ever has: an event of
+// a descriptor that was closed, and whose number another connection may bear by now, finds
+// nobody.
 type set struct {
 	mu   sync.Mutex // protects what follows; taken after that of a connection
-	open bool
-	fd   int // of the set, once it is open
+	file *os.File   // the set; nil while nothing is watched
+	fd   int        // its descriptor
 	last uint64
 	all  map[uint64]*connection
 }
@@ -71,14 +72,20 @@ func (s *set) again(c *connection) { _ = s.control(c, syscall.EPOLL_CTL_MOD, c.e
 
 // remove has nothing noticed of c any more.
 func (s *set) remove(c *connection) {
-	s.forget(c)
 	_ = s.control(c, syscall.EPOLL_CTL_DEL, 0)
+	s.forget(c)
 }
 
+// forget ends the set with the last of its connections. Until then no other may be closed
+// whose descriptor would get its number.
 func (s *set) forget(c *connection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.all, c.token)
+	if len(s.all) == 0 {
+		_ = s.file.Close()
+		s.file = nil
+	}
 }
 
 // control changes what is noticed of c. While it does the descriptor can not be closed,
@@ -92,33 +99,47 @@ func (s *set) control(c *connection, op int, events uint32) error {
 	return errors.Join(err, failed)
 }
 
-// openLocked makes the set, the first time.
+// openLocked makes the set, if there is none. The runtime waits for its events as it does
+// for those of any descriptor: no thread of ours blocks.
 func (s *set) openLocked() error {
-	if s.open {
+	if s.file != nil {
 		return nil
 	}
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
 	}
-	s.open, s.fd, s.all = true, fd, make(map[uint64]*connection)
-	go s.wait()
+	if err := syscall.SetNonblock(fd, true); err != nil {
+		_ = syscall.Close(fd)
+		return err
+	}
+	file := os.NewFile(uintptr(fd), "epoll")
+	raw, err := file.SyscallConn()
+	if err == nil {
+		err = file.SetReadDeadline(time.Time{}) // fails where the runtime can not wait for it
+	}
+	if err != nil {
+		_ = file.Close()
+		return err
+	}
+	s.file, s.fd, s.all = file, fd, make(map[uint64]*connection)
+	go s.wait(raw)
 	return nil
 }
 
-// wait waits for events, as long as the process lives.
-func (s *set) wait() {
+// wait waits for events until the set is closed.
+func (s *set) wait(raw syscall.RawConn) {
 	events := make([]syscall.EpollEvent, 256)
 	for {
-		n, err := syscall.EpollWait(s.fd, events, -1)
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case err != nil:
-			time.Sleep(time.Second) // never happens
-			continue
+		var n int
+		err := raw.Read(func(fd uintptr) (some bool) {
+			n, _ = syscall.EpollWait(int(fd), events, 0)
+			return n > 0
+		})
+		if err != nil {
+			return
 		}
-		for _, e := range events[:max(n, 0)] {
+		for _, e := range events[:n] {
 			token := uint64(uint32(e.Fd)) | uint64(uint32(e.Pad))<<32
 			s.mu.Lock()
 			c := s.all[token]
@@ -126,9 +147,6 @@ func (s *set) wait() {
 			if c != nil {
 				c.event(e.Events)
 			}
-		}
-		if n == len(events) {
-			runtime.Gosched() // others have something to do as well
 		}
 	}
 }

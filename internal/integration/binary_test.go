@@ -32,26 +32,7 @@ func TestIntegration(t *testing.T) {
 	}
 	t.Parallel()
 	caddy := buildCaddy(t)
-	for name, test := range map[string]func(*testing.T, binary){
-		"demo":                 testDemo,
-		"protocols":            testProtocols,
-		"timeouts":             testTimeouts,
-		"encode":               testEncode,
-		"basic_auth":           testBasicAuth,
-		"handle":               testHandle,
-		"handle_errors":        testHandleErrors,
-		"map":                  testMap,
-		"header":               testHeader,
-		"log_append":           testLogAppend,
-		"websocket":            testWebSocket,
-		"streams":              testStreams,
-		"an open page":         testOpenPage,
-		"garbage":              testGarbage,
-		"many statuses":        testManyStatuses,
-		"informational floods": testInformational,
-		"command":              testCommands,
-		"command wake":         testCommandWakes,
-	} {
+	for name, test := range parts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, caddy)
@@ -59,8 +40,33 @@ func TestIntegration(t *testing.T) {
 	}
 }
 
-// binary is the path of a Caddy with long_poll in it.
-type binary string
+// parts are those of TestIntegration.
+var parts = map[string]func(*testing.T, binary){
+	"demo":                 testDemo,
+	"protocols":            testProtocols,
+	"timeouts":             testTimeouts,
+	"encode":               testEncode,
+	"basic_auth":           testBasicAuth,
+	"handle":               testHandle,
+	"handle_errors":        testHandleErrors,
+	"map":                  testMap,
+	"header":               testHeader,
+	"log_append":           testLogAppend,
+	"websocket":            testWebSocket,
+	"streams":              testStreams,
+	"an open page":         testOpenPage,
+	"garbage":              testGarbage,
+	"many statuses":        testManyStatuses,
+	"informational floods": testInformational,
+	"command":              testCommands,
+	"command wake":         testCommandWakes,
+}
+
+// binary is a Caddy with long_poll in it.
+type binary struct {
+	path   string
+	detach bool // wherever it is long_poll that it is given
+}
 
 // built is the directory of the binary that buildCaddy has built, which TestMain removes.
 var built string
@@ -69,16 +75,16 @@ var built string
 var buildOnce = sync.OnceValues(func() (binary, error) {
 	var err error
 	if built, err = os.MkdirTemp("", "lp"); err != nil {
-		return "", err
+		return binary{}, err
 	}
 	path := filepath.Join(built, "caddy")
 	// Where it runs as another user than the one who cloned, git refuses to tell
 	// the version; nobody asks for it here.
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "./cmd/caddy")
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w\n%s", err, out)
+		return binary{}, fmt.Errorf("%w\n%s", err, out)
 	}
-	return binary(path), nil
+	return binary{path: path}, nil
 })
 
 // buildCaddy builds cmd/caddy, once for all tests; with GOFLAGS=-race it looks for data
@@ -100,6 +106,7 @@ const deadline = 90 * time.Second
 type sidecar struct {
 	*process
 	options string // of the global block
+	detach  bool
 	admin   *http.Client
 }
 
@@ -119,11 +126,12 @@ func (b binary) start(t *testing.T, options, sites string) *sidecar {
 }
 `, socket, dir, options)}
 	file := filepath.Join(dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte(s.options+sites), 0o600); err != nil {
+	s.detach = b.detach
+	if err := os.WriteFile(file, []byte(s.options+s.rewrite(sites)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s.admin = adminClient(t, socket)
-	cmd := exec.Command(string(b), "run", "--config", file)
+	cmd := exec.Command(b.path, "run", "--config", file)
 	cmd.Env = environment(dir)
 	s.process = run(t, cmd)
 	return s
@@ -244,7 +252,7 @@ func (j *journal) entries(message string) (found []map[string]any) {
 // reload loads the same options and other sites, and reports how long that took.
 func (s *sidecar) reload(t *testing.T, sites string) time.Duration {
 	t.Helper()
-	req, err := http.NewRequest("POST", "http://admin/load", strings.NewReader(s.options+sites))
+	req, err := http.NewRequest("POST", "http://admin/load", strings.NewReader(s.options+s.rewrite(sites)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func (b binary) command(t *testing.T, args ...string) ran {
 
 func (b binary) longPoll(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), string(b), append([]string{"long-poll"}, args...)...)
+	cmd := exec.CommandContext(t.Context(), b.path, append([]string{"long-poll"}, args...)...)
 	cmd.Env = environment(shortTempDir(t))
 	return cmd
 }
@@ -82,7 +82,7 @@ func testCommands(t *testing.T, caddy binary) {
 						continue
 					}
 					typed++
-					cmd := exec.Command("sh", "-c", string(caddy)+" long-poll "+args+" --help")
+					cmd := exec.Command("sh", "-c", caddy.path+" long-poll "+args+" --help")
 					cmd.Env = environment(shortTempDir(t))
 					if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "Usage:") {
 						t.Errorf("%v: %s%v\n%s", b, line, err, out)

@@ -45,7 +45,7 @@ func startDemo(t *testing.T, caddy binary) *demo {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(string(caddy), "run", "--config", "testdata/demo/Caddyfile")
+	cmd := exec.Command(caddy.path, "run", "--config", "testdata/demo/Caddyfile")
 	cmd.Dir, cmd.Env = dir, environment(dir)
 	d := &demo{client: newClient(t, ports["8090"]), admin: newClient(t, ports["8092"])}
 	d.process = run(t, cmd)

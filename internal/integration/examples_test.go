@@ -50,7 +50,7 @@ func (b binary) startExample(t *testing.T, name, code string, others map[string]
 	if err := os.WriteFile(file, []byte(relocate(t, name, code, socket, others)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(string(b), "run", "--config", file)
+	cmd := exec.Command(b.path, "run", "--config", file)
 	cmd.Env = environment(dir)
 	return &sidecar{process: run(t, cmd), admin: adminClient(t, socket)}
 }
@@ -447,7 +447,7 @@ func testExampleSystemd(t *testing.T, b binary) {
 	}
 	if _, err := exec.LookPath("systemd-analyze"); err == nil {
 		file := filepath.Join(t.TempDir(), "caddy.service")
-		if err := os.WriteFile(file, []byte(strings.ReplaceAll(unit, installed, string(b))), 0o600); err != nil {
+		if err := os.WriteFile(file, []byte(strings.ReplaceAll(unit, installed, b.path)), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		// It does not fail for a word that it does not know, and only says so.
@@ -485,7 +485,7 @@ func testExampleSystemd(t *testing.T, b binary) {
 	}
 	load("")
 	command := func(name string) *exec.Cmd {
-		words := strings.Fields(strings.NewReplacer(installed, string(b), "/etc/caddy/Caddyfile", file).Replace(setting(name)))
+		words := strings.Fields(strings.NewReplacer(installed, b.path, "/etc/caddy/Caddyfile", file).Replace(setting(name)))
 		cmd := exec.Command(words[0], words[1:]...)
 		cmd.Env = append(environment(home), "NOTIFY_SOCKET="+notify.LocalAddr().String())
 		return cmd

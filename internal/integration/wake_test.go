@@ -552,7 +552,7 @@ func testValidateDialsNothing(t *testing.T, caddy binary) {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"validate"}, {"adapt", "--validate"}} {
-		cmd := exec.Command(string(caddy), append(args, "--adapter", "caddyfile", "--config", file)...)
+		cmd := exec.Command(caddy.path, append(args, "--adapter", "caddyfile", "--config", file)...)
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%v: %v\n%s", args, err, out)

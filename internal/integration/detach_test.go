@@ -1,0 +1,38 @@
+package integration_test
+
+import (
+	"regexp"
+	"testing"
+)
+
+// TestDetached is TestIntegration with `detach` wherever a test says long_poll: nothing
+// that a client or an operator can see differs.
+func TestDetached(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the real binary")
+	}
+	caddy := buildCaddy(t)
+	caddy.detach = true
+	for name, test := range parts {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, caddy)
+		})
+	}
+}
+
+var directives = regexp.MustCompile(`(?m)^([ \t]*long_poll\b[^{\n]*?)[ \t]*(\{[ \t]*)?$`)
+
+// rewrite is the sites with detach in each long_poll, if that is how this Caddy runs.
+func (s *sidecar) rewrite(sites string) string {
+	if !s.detach {
+		return sites
+	}
+	return directives.ReplaceAllStringFunc(sites, func(line string) string {
+		found := directives.FindStringSubmatch(line)
+		if found[2] != "" {
+			return line + "\n\tdetach"
+		}
+		return found[1] + " {\n\tdetach\n}"
+	})
+}
