@@ -12,11 +12,17 @@ func TestDetached(t *testing.T) {
 		t.Skip("builds and runs the real binary")
 	}
 	caddy := buildCaddy(t)
-	caddy.detach = true
+	for name, test := range ofDetached {
+		t.Run("alone/"+name, func(t *testing.T) {
+			t.Parallel()
+			test(t, caddy)
+		})
+	}
+	everywhere := binary{path: caddy.path, detach: true}
 	for name, test := range parts {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			test(t, caddy)
+			test(t, everywhere)
 		})
 	}
 }
