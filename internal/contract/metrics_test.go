@@ -96,6 +96,7 @@ func TestMetricsNames(t *testing.T) {
 	s.seen.Wakers = []ops.Source{new(source).as("redis")}
 	families := gathered(t, ourRegistry(t))
 	want := map[string]string{
+		"caddy_long_poll_detached_requests":      "GAUGE",
 		"caddy_long_poll_streams":                "GAUGE",
 		"caddy_long_poll_events_total":           "COUNTER format",
 		"caddy_long_poll_parked_requests":        "GAUGE",
