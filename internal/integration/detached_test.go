@@ -348,12 +348,12 @@ func testDetachedSlowReader(t *testing.T, caddy binary) {
 	slow.say(ask("/", "one"))
 	s.waitDetached(1)
 	var all []*wire
-	for range 10 {
+	for range 3 {
 		w := dialWire(t, port)
 		w.say(ask("/", "one"))
 		all = append(all, w)
 	}
-	s.waitDetached(11)
+	s.waitDetached(4)
 	b.set("two")
 	for _, w := range all {
 		resp := w.want(200, "changed")
