@@ -102,7 +102,7 @@ func date() string {
 func (c *connection) tell(v poll.Verdict, closing bool) {
 	k := c.poll
 	c.stage = telling
-	a := &answer{header: k.header}
+	a := &answer{header: k.header.Clone()}
 	err := k.answer(a, v)
 	if v.Kind == poll.Gone {
 		a.body, c.gone = nil, true

@@ -56,7 +56,7 @@ type parked struct {
 	lobby  *Lobby
 	poll   *poll.Poll
 	waiter poll.Waiter
-	header http.Header // as the handlers on the way to us have set it
+	header http.Header // as the handlers on the way to us have set it; shared
 	logged bool        // the access log has a line of it
 	closes bool        // the client wants no other answer on this connection
 

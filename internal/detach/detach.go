@@ -8,9 +8,12 @@ package detach
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -51,6 +54,7 @@ type Lobby struct {
 	none           *caddy.Replacer // of polls whose answers take no placeholders
 	plain          bool            // no answer takes a placeholder
 	crowds         crowds
+	lastPreset     atomic.Pointer[http.Header]
 }
 
 // Open has the polls of the lobby's spot detached from now on, unless what they are
@@ -115,7 +119,7 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
 		g.answered()
 		return false
 	}
-	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, header: w.Header().Clone(), logged: logged, closes: r.Close}}
+	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, header: l.preset(w.Header()), logged: logged, closes: r.Close}}
 	c.own(conn, buffered.Reader)
 	ctx := r.Context()
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) // the line comes when there is something to tell
@@ -131,11 +135,23 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
 	return true
 }
 
+// preset is what the header of an answer begins with: a copy of what the handlers on the
+// way to us have set. As a rule that is the same for all, who then share it: it must not be
+// changed.
+func (l *Lobby) preset(header http.Header) http.Header {
+	if last := l.lastPreset.Load(); last != nil && maps.EqualFunc(*last, header, slices.Equal) {
+		return *last
+	}
+	preset := header.Clone()
+	l.lastPreset.Store(&preset)
+	return preset
+}
+
 // forgetRequest has p need nothing any more that the server made for its request: that
 // is what a parked request weighs.
 func (l *Lobby) forgetRequest(p *poll.Poll, server *caddyhttp.Server) {
 	r := p.Request
-	slim := &http.Request{
+	slim := http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 		Header: r.Header, ContentLength: r.ContentLength, Body: http.NoBody, Host: r.Host,
 		RemoteAddr: r.RemoteAddr, RequestURI: r.RequestURI, TLS: r.TLS, Pattern: r.Pattern,
@@ -145,5 +161,5 @@ func (l *Lobby) forgetRequest(p *poll.Poll, server *caddyhttp.Server) {
 		repl = caddy.NewReplacer()
 		repl.Map(p.Placeholder)
 	}
-	p.Detach(slim.WithContext(keep(r.Context(), server, repl)), repl)
+	p.Detach(slim.WithContext(keep(r, server, repl)), repl)
 }

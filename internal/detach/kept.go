@@ -1,8 +1,8 @@
 package detach
 
 import (
-	"context"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -17,20 +17,36 @@ type kept struct {
 	server   *caddyhttp.Server
 	replacer *caddy.Replacer
 	vars     any
-	groups   any
-	original any
+	groups   any // nil if none was passed
 	local    any
 	extra    any
+
+	// The request as it was before it was rewritten.
+	method, uri, remote string
+	url                 *url.URL
+	known               bool
 }
 
-// keep is what is kept of ctx.
-func keep(ctx context.Context, server *caddyhttp.Server, replacer *caddy.Replacer) *kept {
-	return &kept{
+// keep is what is kept of the context of r.
+func keep(r *http.Request, server *caddyhttp.Server, replacer *caddy.Replacer) *kept {
+	ctx := r.Context()
+	k := &kept{
 		server: server, replacer: replacer,
-		vars: ctx.Value(caddyhttp.VarsCtxKey), groups: ctx.Value(poll.RouteGroups),
-		original: ctx.Value(caddyhttp.OriginalRequestCtxKey), local: ctx.Value(http.LocalAddrContextKey),
-		extra: ctx.Value(caddyhttp.ExtraLogFieldsCtxKey),
+		vars: ctx.Value(caddyhttp.VarsCtxKey), local: ctx.Value(http.LocalAddrContextKey), extra: ctx.Value(caddyhttp.ExtraLogFieldsCtxKey),
 	}
+	if groups, ok := ctx.Value(poll.RouteGroups).(map[string]struct{}); ok && len(groups) > 0 {
+		k.groups = groups
+	}
+	// All of an original request would be several times what it says, which most have in
+	// common with what has become of it.
+	var orig http.Request
+	if orig, k.known = ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request); k.known {
+		k.method, k.uri, k.remote, k.url = orig.Method, orig.RequestURI, orig.RemoteAddr, orig.URL
+		if orig.URL != nil && *orig.URL == *r.URL {
+			k.url = r.URL
+		}
+	}
+	return k
 }
 
 // Value is that of the request's context, as far as it is kept.
@@ -45,7 +61,9 @@ func (k *kept) Value(key any) any {
 	case poll.RouteGroups:
 		return k.groups
 	case caddyhttp.OriginalRequestCtxKey:
-		return k.original
+		if k.known {
+			return http.Request{Method: k.method, RequestURI: k.uri, RemoteAddr: k.remote, URL: k.url}
+		}
 	case caddyhttp.ExtraLogFieldsCtxKey:
 		return k.extra
 	case http.LocalAddrContextKey:
