@@ -78,8 +78,13 @@ type site struct {
 	logs    *observer.ObservedLogs
 	began   time.Time
 
-	mu      sync.Mutex // protects clients
+	mu      sync.Mutex // protects clients and calls
 	clients []*client
+
+	// Of a site whose polls are detached: see detaches.
+	doors *doors
+	std   *http.Server
+	calls map[string]*client
 
 	spies []caddy.Module // the guests of `wake spy` and its like
 	link  *boardLink     // the guest of `cluster board`
@@ -112,6 +117,9 @@ const siteKey caddy.CtxKey = "site"
 func provision(t testing.TB, block string, afterwards func()) *site {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
+	if detaches {
+		block += "\ndetach\n"
+	}
 	s := &site{t: t, Handler: parseHandler(t, block), backend: newBackend(), server: new(caddyhttp.Server), logs: logs, began: time.Now()}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.WithValue(context.Background(), siteKey, s)})
 	t.Cleanup(cancel)
@@ -125,6 +133,9 @@ func provision(t testing.TB, block string, afterwards func()) *site {
 		s.Cleanup()
 		afterwards()
 	})
+	if detaches {
+		s.open()
+	}
 	if err := s.Validate(); err != nil {
 		t.Fatalf("validating: %v", err)
 	}
@@ -192,6 +203,7 @@ func until(t testing.TB, what string, ok func() bool) {
 type client struct {
 	t      testing.TB
 	r      *http.Request
+	asked  *http.Request // see serve
 	w      *response
 	leave  context.CancelFunc
 	done   chan struct{}
@@ -227,6 +239,9 @@ func newRequest(method, target, body string, fields ...string) *http.Request {
 // send has a goroutine of its own do with the request what Caddy's server does
 // with it, its end included: there the server reuses what it has.
 func (s *site) send(r *http.Request) *client {
+	if detaches {
+		return s.call(r)
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	c := &client{t: s.t, w: newResponse(), leave: cancel, done: make(chan struct{}), began: time.Now()}
 	s.mu.Lock()

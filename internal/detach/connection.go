@@ -191,11 +191,17 @@ func (c *connection) end(v poll.Verdict) {
 	c.timer.Stop()
 	k.lobby.crowds.leave(c)
 	drained := spot.Lot.IsDrained()
+	moves := v.Kind == poll.Moved && k.waiter.Reserve()
 	k.waiter.Leave()
 	spot.Departed()
 	p.Held = time.Since(p.ParkedAt)
 	if v.Kind == poll.Pass || v.Kind == poll.Moved {
-		if !drained && !c.gate.isClosing() {
+		switch {
+		case moves:
+			k.lobby.returns.expect(spot, p)
+			c.pass() // with its place, and to wait for no longer than it would have
+			return
+		case !drained && !c.gate.isClosing():
 			c.stage = turning
 			c.reset(time.Duration(rand.Float64() * float64(park.PassSpread)))
 			return

@@ -54,6 +54,7 @@ type Lobby struct {
 	none           *caddy.Replacer // of polls whose answers take no placeholders
 	plain          bool            // no answer takes a placeholder
 	crowds         crowds
+	returns        returns
 	lastPreset     atomic.Pointer[http.Header]
 }
 
@@ -78,7 +79,7 @@ func (l *Lobby) Open(ctx caddy.Context, texts map[string][]string) {
 	l.none = caddy.NewEmptyReplacer()
 	l.crowds.all = make(map[<-chan struct{}]*crowd)
 	l.crowds.drained = l.Spot.Lot.Drained()
-	l.Spot.Detach = l.take
+	l.Spot.Detach, l.Spot.Welcome = l.take, l.welcome
 }
 
 // ours reports whether each placeholder in text is one of ours, or one that does not

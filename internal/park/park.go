@@ -24,6 +24,9 @@ type Spot struct {
 	// Detach has a poll that is parked, and is m, wait elsewhere, and reports whether it
 	// does; nil has all wait here.
 	Detach func(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool
+
+	// Welcome has a poll that comes back from there be as it was; nil if none does.
+	Welcome func(p *poll.Poll)
 }
 
 // Reserve keeps a place for p while its body is read, or says which bound forbids it.
@@ -57,6 +60,9 @@ func (sp *Spot) HandOn(p *poll.Poll) {
 //
 //go:noinline
 func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
+	if sp.Welcome != nil {
+		sp.Welcome(p)
+	}
 	v := poll.Verdict{Kind: poll.Pass}
 	for range maxMoves {
 		if v = sp.visit(p, w, start); v.Kind != poll.Moved {

@@ -1,0 +1,161 @@
+package contract_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// detaches says that this process tests the rules with `detach` in each site, and with
+// clients that come to a server of net/http, by connections that have no descriptor.
+var detaches = os.Getenv("TEST_DETACHED") != ""
+
+// The rules hold for who is parked without a goroutine as well (contract 15.2).
+func TestRulesDetached(t *testing.T) {
+	if testing.Short() || detaches {
+		t.Skip("runs the tests of the rules once more")
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^Test(Rule|Detached)")
+	cmd.Env = append(os.Environ(), "TEST_DETACHED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// doors are the connections that come to a server.
+type doors struct {
+	come chan net.Conn
+	once sync.Once
+	done chan struct{}
+}
+
+func (d *doors) Accept() (net.Conn, error) {
+	select {
+	case c := <-d.come:
+		return c, nil
+	case <-d.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (d *doors) Close() error {
+	d.once.Do(func() { close(d.done) })
+	return nil
+}
+
+func (d *doors) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+// door is a connection that tells whose it is by its address.
+type door struct {
+	net.Conn
+	from addr
+}
+
+func (d door) RemoteAddr() net.Addr { return d.from }
+
+type addr string
+
+func (addr) Network() string  { return "pipe" }
+func (a addr) String() string { return string(a) }
+
+// open has a server serve the site, until the end of the test.
+func (s *site) open() {
+	s.doors = &doors{come: make(chan net.Conn), done: make(chan struct{})}
+	s.std = &http.Server{Handler: http.HandlerFunc(s.serve)}
+	go s.std.Serve(s.doors)
+	s.t.Cleanup(func() { s.std.Close() })
+}
+
+// serve does with the request of a client what Caddy's server does with it.
+func (s *site) serve(w http.ResponseWriter, come *http.Request) {
+	s.mu.Lock()
+	c := s.calls[come.RemoteAddr]
+	s.mu.Unlock()
+	r := c.asked.Clone(come.Context())
+	r.Body, r.RemoteAddr = c.asked.Body, come.RemoteAddr
+	repl := caddy.NewReplacer()
+	r = caddyhttp.PrepareRequest(r, repl, w, s.server)
+	if s.before != nil {
+		s.before(w, r)
+	}
+	defer func() {
+		// The server reuses what it has.
+		if caddyhttp.GetVar(r.Context(), caddyhttp.LogSkipVar) == nil {
+			r.Header.Set("Reused", "yes")
+			r.URL.Path = "/reused"
+		}
+		repl.Set("reused", "yes")
+	}()
+	c.err = s.ServeHTTP(w, r, s.backend)
+	if c.err != nil {
+		w.WriteHeader(statusOf(c.err))
+	}
+}
+
+// call has a client ask by a connection of its own.
+func (s *site) call(r *http.Request) *client {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &client{t: s.t, w: newResponse(), leave: cancel, done: make(chan struct{}), began: time.Now(), r: r, asked: r}
+	here, there := net.Pipe()
+	s.mu.Lock()
+	s.clients = append(s.clients, c)
+	host, _, _ := net.SplitHostPort(r.RemoteAddr)
+	name := net.JoinHostPort(host, fmt.Sprint(len(s.clients)))
+	if s.calls == nil {
+		s.calls = make(map[string]*client)
+	}
+	s.calls[name] = c
+	s.mu.Unlock()
+	go func() {
+		defer close(c.done)
+		defer func() { c.took = time.Since(c.began) }()
+		defer here.Close()
+		select {
+		case s.doors.come <- door{there, addr(name)}:
+		case <-s.doors.done:
+			return
+		}
+		stop := context.AfterFunc(ctx, func() { here.Close() })
+		defer stop()
+		io.WriteString(here, r.Method+" / HTTP/1.1\r\nHost: x\r\n\r\n")
+		c.receive(bufio.NewReader(here))
+	}()
+	return c
+}
+
+// receive reads the answer.
+func (c *client) receive(from *bufio.Reader) {
+	for {
+		resp, err := http.ReadResponse(from, c.r)
+		switch {
+		case err != nil:
+			c.w.WriteHeader(499)
+			c.broken = true
+			return
+		case resp.StatusCode < 200:
+			c.w.WriteHeader(resp.StatusCode)
+			continue
+		}
+		body, err := io.ReadAll(resp.Body)
+		c.broken = err != nil
+		resp.Header.Del("Date")
+		if resp.Close {
+			resp.Header.Set("Connection", "close")
+		}
+		c.w.header = resp.Header
+		c.w.WriteHeader(resp.StatusCode)
+		c.w.body.Write(body)
+		return
+	}
+}
