@@ -378,6 +378,7 @@ func TestRule6OnTime(t *testing.T) {
 	}))
 
 	t.Run("the server's write_timeout", virtual(func(t *testing.T) {
+		withoutServer(t)
 		s := newSite(t, steady)
 		s.server.WriteTimeout = caddy.Duration(5 * time.Second)
 		r := newRequest(http.MethodGet, "/", "", has("1"))
@@ -408,6 +409,7 @@ func TestRule6OnTime(t *testing.T) {
 	}))
 
 	t.Run("the server's timeouts and an ordinary request", virtual(func(t *testing.T) {
+		withoutServer(t)
 		// They are its own, as without us.
 		s := newSite(t, steady)
 		s.server.WriteTimeout = caddy.Duration(5 * time.Second)
@@ -420,6 +422,7 @@ func TestRule6OnTime(t *testing.T) {
 	}))
 
 	t.Run("the server's idle timeouts", virtual(func(t *testing.T) {
+		withoutServer(t)
 		s := newSite(t, steady)
 		reader := &caddyhttp.IdleTimeoutReader{}
 		writer := &caddyhttp.IdleTimeoutWriter{}

@@ -253,6 +253,7 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 	}))
 
 	t.Run("it knows the server", virtual(func(t *testing.T) {
+		withoutServer(t)
 		s := newSite(t, steady)
 		var got any
 		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
@@ -268,6 +269,7 @@ func TestRule10ACheckBorrowsNothing(t *testing.T) {
 	}))
 
 	t.Run("a client's deadline is not that of the check", virtual(func(t *testing.T) {
+		withoutServer(t)
 		s := newSite(t, steady)
 		s.backend.say(slowly(3*time.Second, tagged("1")))
 		r := newRequest(http.MethodGet, "/", "", waits(9))

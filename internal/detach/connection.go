@@ -11,12 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
-	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 )
 
 // stage is where a connection is on its way.
@@ -43,6 +39,7 @@ type connection struct {
 	early  bool            // the next request has begun before the answer, or may have
 	gone   bool            // the client has left while it was answered
 	closes bool            // after the answer
+	passes bool            // the request goes to the server once more
 	timer  *time.Timer     // of the poll, and then of the idle connection
 	due    time.Time       // when it is to go off: a call before that is of an older one
 	raw    syscall.RawConn // by which it is watched; nil if it is read
@@ -195,43 +192,27 @@ func (c *connection) end(v poll.Verdict) {
 	k.waiter.Leave()
 	spot.Departed()
 	p.Held = time.Since(p.ParkedAt)
-	if v.Kind == poll.Pass || v.Kind == poll.Moved {
-		switch {
-		case moves:
-			k.lobby.returns.expect(spot, p)
-			c.pass() // with its place, and to wait for no longer than it would have
-			return
-		case !drained && !c.gate.isClosing():
-			c.stage = turning
-			c.reset(time.Duration(rand.Float64() * float64(park.PassSpread)))
-			return
-		}
-		// The server reads no request any more, and what the client has may be known or
-		// not: it comes back to what has taken the place of this handler.
-		v = superseded()
+	switch passes := v.Kind == poll.Pass || v.Kind == poll.Moved; {
+	case passes && moves:
+		k.lobby.returns.expect(spot, p)
+		c.pass() // with its place, and to wait for no longer than it would have
+	case passes && drained:
+		c.pass() // a drain is spread already
+	case passes:
+		c.stage = turning
+		c.reset(time.Duration(rand.Float64() * float64(park.PassSpread)))
+	default:
+		c.tell(v, drained)
 	}
-	c.tell(v, drained)
 }
 
 // pass gives the request back to the server, to ask for itself (contract 3.1).
 func (c *connection) pass() {
 	k := c.poll
-	if c.gate.isClosing() {
-		c.tell(superseded(), true)
-		return
-	}
 	c.rest = append(once(k.poll), c.rest...)
-	c.poll = nil
+	c.poll, c.passes = nil, true
 	k.lobby.Count(-1)
 	c.giveBack()
-	c.gate.answered()
-}
-
-// superseded is what a poll is told that would have to ask for itself, when its handler
-// is drained.
-func superseded() poll.Verdict {
-	const status = http.StatusServiceUnavailable
-	return poll.Verdict{Kind: poll.Fault, State: &state.Reading{State: state.Failure(caddyhttp.Error(status, lot.ErrDrained), status)}}
 }
 
 // told ends the answer.
@@ -326,5 +307,18 @@ func (c *connection) giveBack() {
 		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
 		return
 	}
-	c.gate.give(conn)
+	c.give(conn)
+}
+
+// give has the server serve conn. One that is shut down reads from it no more: it is
+// closed, unless its request is under way.
+func (c *connection) give(conn net.Conn) {
+	switch given := c.gate.give(conn); {
+	case c.passes && !given:
+		c.gate.serveLast(conn)
+	case c.passes:
+		c.gate.answered()
+	case !given:
+		_ = conn.Close()
+	}
 }

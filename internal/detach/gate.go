@@ -165,20 +165,54 @@ func (g *gate) remove(c *connection) {
 	delete(g.all, c)
 }
 
-// give has the server serve a connection again. It closes it instead if it is shut down:
-// it would not read from it any more.
-func (g *gate) give(conn net.Conn) {
+// give has the server serve a connection again, and reports whether it does: not if it is
+// shut down.
+func (g *gate) give(conn net.Conn) bool {
 	g.mu.Lock()
-	closing := g.closing
-	if !closing {
-		g.back = append(g.back, conn)
-		g.changed.Signal()
+	defer g.mu.Unlock()
+	if g.closing {
+		return false
 	}
-	g.mu.Unlock()
-	if closing {
-		_ = conn.Close()
-	}
+	g.back = append(g.back, conn)
+	g.changed.Signal()
+	return true
 }
+
+// serveLast has one more request of a connection served as the server would that is shut
+// down, and has it wait for that.
+func (g *gate) serveLast(conn net.Conn) {
+	of := g.server
+	last := &http.Server{
+		Handler: of.Handler, ErrorLog: of.ErrorLog, BaseContext: of.BaseContext, ConnContext: of.ConnContext,
+		ReadTimeout: of.ReadTimeout, ReadHeaderTimeout: of.ReadHeaderTimeout, WriteTimeout: of.WriteTimeout, MaxHeaderBytes: of.MaxHeaderBytes,
+		Protocols: new(http.Protocols),
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			if s == http.StateClosed || s == http.StateHijacked {
+				g.answered()
+			}
+		},
+	}
+	last.Protocols.SetHTTP1(true)
+	last.SetKeepAlivesEnabled(false)
+	go last.Serve(&single{conn: conn, addr: g.addr})
+}
+
+// single is a listener that has one connection.
+type single struct {
+	conn net.Conn // nil once it is accepted
+	addr net.Addr
+}
+
+func (s *single) Accept() (net.Conn, error) {
+	conn := s.conn
+	if s.conn = nil; conn == nil {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (s *single) Close() error   { return nil }
+func (s *single) Addr() net.Addr { return s.addr }
 
 // Interface guard
 var _ net.Listener = (*gate)(nil)

@@ -81,5 +81,5 @@ func (c *connection) giveRead(conn net.Conn, read []byte) {
 	case *returnedTLS:
 		of.rest = append(of.rest, read...)
 	}
-	c.gate.give(conn) // who is given back while a goroutine reads has something to be read again
+	c.give(conn) // who is given back while a goroutine reads has something to be read again
 }
