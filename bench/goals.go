@@ -74,7 +74,18 @@ var goals = []goal{
 	{"CPU per event, to that of a release", across("streams", eventCPU, "one", freeCPU), 1, 0},
 	{"CPU per event, to that of the floor", against("streams", eventCPU, "floor", ratio), 1.1, 0},
 	{"event p99, to that of the floor", against("streams", eventP99, "floor", ratio), 1.1, 0},
+	{"with detach, memory per parked request after a collection, to that of nchan", detachedTo("one", live, "nchan", memory), 1, 0},
+	{"with detach, release p99, to that of nchan", detachedTo("one", p99, "nchan", p99), 1, 0},
+	{"with detach, CPU per release, to that of nchan", detachedTo("one", freeCPU, "nchan", freeCPU), 1.3, 0},
+	{"with detach, CPU per delivery where clients ask again at once, to that without", detachedTo("churn", rateCPU, "long_poll", rateCPU), 1.4, 0},
 	{"memory that 1 MiB to each of all takes, MiB", of("big", growth), 100, 0},
+}
+
+// detachedTo is the ratio of a figure of who is detached to that of another subject.
+func detachedTo(scenario, measure, other, with string) func(t *table) (float64, bool) {
+	return func(t *table) (float64, bool) {
+		return compare(t.cells[cell{scenario, measure, detached}], t.cells[cell{scenario, with, other}], ratio)
+	}
 }
 
 func inverse(a, b float64) float64 { return b / a }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,11 +27,31 @@ func TestRulesDetached(t *testing.T) {
 	if testing.Short() || detaches {
 		t.Skip("runs the tests of the rules once more")
 	}
-	cmd := exec.Command(os.Args[0], "-test.run", "^Test(Rule|Detached)")
+	// Streams and ordinary exchanges are never detached, and the others that are left out
+	// look at what a writer of their own was told.
+	cmd := exec.Command(os.Args[0], "-test.skip", "^Test.*(Stream|Delta|Ordinary|Shadow|Cluster|Bench|Bypassed|LongPollField|ManyEntityTags|FieldsOfOneClient)|^Test(Header|AdminStats)$|^Fuzz")
 	cmd.Env = append(os.Environ(), "TEST_DETACHED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// It is without a goroutine of its request that a poll waits here, and it is counted.
+func TestDetachedIsCounted(t *testing.T) {
+	if !detaches {
+		t.Skip("detaches nobody")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t, steady)
+		c := s.get("/", has("1"))
+		c.mustWait()
+		n := gathered(t, ourRegistry(t))["caddy_long_poll_detached_requests"].GetMetric()[0].GetGauge().GetValue()
+		if waiting := stacks("park.(*Spot).wait("); n != 1 || len(waiting) > 0 {
+			t.Errorf("%v are detached, and there are %v", n, waiting)
+		}
+		s.backend.say(tagged("2"))
+		c.wants("200 changed state 2")
+	})
 }
 
 // withoutServer skips a test that looks at what Caddy's server gives to handlers: here it is

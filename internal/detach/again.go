@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -20,7 +21,7 @@ func once(p *poll.Poll) []byte {
 		method, uri = orig.Method, orig.RequestURI
 	}
 	var b bytes.Buffer
-	b.WriteString(method + " " + uri + " HTTP/1.1\r\nHost: " + r.Host + "\r\n")
+	b.WriteString(oneLine.Replace(method+" "+uri+" HTTP/1.1") + "\r\nHost: " + oneLine.Replace(r.Host) + "\r\n")
 	except := map[string]bool{"Transfer-Encoding": true, "Content-Length": true, "Expect": true}
 	_ = r.Header.WriteSubset(&b, except)
 	if len(p.Body) > 0 {
@@ -30,3 +31,6 @@ func once(p *poll.Poll) []byte {
 	b.Write(p.Body)
 	return b.Bytes()
 }
+
+// oneLine takes line ends out: a handler in front may have made the host of anything.
+var oneLine = strings.NewReplacer("\r", "", "\n", "")

@@ -61,7 +61,10 @@ func (a *answer) head(b *bytes.Buffer, r *http.Request, closes bool) {
 	b.WriteString("\r\n")
 	// What net/http adds is not in the header that the access log shows.
 	h := a.header
-	except := map[string]bool{"Transfer-Encoding": true, "Connection": closes}
+	except := map[string]bool{
+		"Transfer-Encoding": true, "Connection": closes,
+		"Content-Length": !httphdr.HasBody(a.status), "Content-Type": a.status == http.StatusNotModified,
+	}
 	if httphdr.HasBody(a.status) && r.Method != http.MethodHead {
 		except["Content-Length"] = true
 		b.WriteString("Content-Length: ")
@@ -109,7 +112,7 @@ func (c *connection) tell(v poll.Verdict, closing bool) {
 		c.written(a, err)
 		return
 	}
-	c.closes = k.closes || closing || slices.ContainsFunc(a.header["Connection"], isClose)
+	c.closes = k.closes || closing || c.gate.isClosing() || slices.ContainsFunc(a.header["Connection"], isClose)
 	b := buffers.Get().(*bytes.Buffer)
 	b.Reset()
 	a.head(b, k.poll.Request, c.closes)

@@ -1,6 +1,7 @@
 package detach
 
 import (
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,7 @@ func (rs *returns) expect(spot *park.Spot, p *poll.Poll) {
 	if rs.all == nil {
 		rs.all = make(map[string]*returning)
 	}
-	if rs.all[address] != nil {
+	if address == "" || rs.all[address] != nil {
 		spot.Lot.Unreserve(client)
 		return
 	}
@@ -73,6 +74,9 @@ func (l *Lobby) welcome(p *poll.Poll) {
 		return
 	}
 	address := addressOf(p)
+	if address == "" {
+		return
+	}
 	l.returns.mu.Lock()
 	of := l.returns.all[address]
 	l.returns.mu.Unlock()
@@ -86,12 +90,15 @@ func (l *Lobby) welcome(p *poll.Poll) {
 	p.Arrived, p.ParkedAt, p.Reserved = of.arrived, of.parkedAt, true
 }
 
-// addressOf is that of the connection of p, as it was before handlers on the way to us
-// could change it.
+// addressOf is by what the connection of p is told from all others: its two ends, as they
+// were before handlers on the way to us could change them. It is empty where that is not
+// enough, as for Unix sockets.
 func addressOf(p *poll.Poll) string {
-	r := p.Request
-	if orig, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
-		return orig.RemoteAddr
+	ctx := p.Request.Context()
+	orig, _ := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	local, _ := ctx.Value(http.LocalAddrContextKey).(net.Addr)
+	if _, port, err := net.SplitHostPort(orig.RemoteAddr); err != nil || port == "" || local == nil {
+		return ""
 	}
-	return r.RemoteAddr
+	return orig.RemoteAddr + " " + local.String()
 }

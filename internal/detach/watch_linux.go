@@ -165,18 +165,22 @@ func (c *connection) event(events uint32) {
 	case secret:
 		c.notice(events&syscall.EPOLLRDHUP != 0 && c.stage != idle)
 	default:
-		c.notice(!c.readable())
+		if some, ended := c.readable(); some || ended {
+			c.notice(ended)
+		} else {
+			_ = theSet.control(c, syscall.EPOLL_CTL_MOD, comes) // somebody was mistaken
+		}
 	}
 }
 
-// readable reports whether there is something to read.
-func (c *connection) readable() (some bool) {
+// readable reports whether there is something to read, or never will be.
+func (c *connection) readable() (some, ended bool) {
 	var b [1]byte
-	err := c.raw.Control(func(fd uintptr) {
+	failed := c.raw.Control(func(fd uintptr) {
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		some = n > 0 || err == syscall.EAGAIN || err == syscall.EINTR
+		some, ended = n > 0, n <= 0 && err != syscall.EAGAIN && err != syscall.EINTR
 	})
-	return some && err == nil
+	return some, ended || failed != nil
 }
 
 // write writes as much of b as the descriptor takes at once.
