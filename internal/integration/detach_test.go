@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"maps"
 	"regexp"
 	"testing"
 )
@@ -11,6 +12,7 @@ func TestDetached(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds and runs the real binary")
 	}
+	t.Parallel()
 	caddy := buildCaddy(t)
 	for name, test := range ofDetached {
 		t.Run("alone/"+name, func(t *testing.T) {
@@ -19,7 +21,16 @@ func TestDetached(t *testing.T) {
 		})
 	}
 	everywhere := binary{path: caddy.path, detach: true}
-	for name, test := range parts {
+	all := maps.Clone(parts)
+	maps.Copy(all, map[string]func(*testing.T, binary){
+		"one check for all": testOneCheckForAll,
+		"no answer crosses": testNoAnswerCrosses,
+		"reload":            testReload,
+		"reload under load": testReloadUnderLoad,
+		"stop":              testStop,
+		"outage":            testOutage,
+	})
+	for name, test := range all {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, everywhere)
