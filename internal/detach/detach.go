@@ -59,10 +59,11 @@ type Lobby struct {
 }
 
 // Open has the polls of the lobby's spot detached from now on, unless what they are
-// answered with takes placeholders that only the server's own request knows: texts are
-// what it is made of. ctx is that in which the handler is provisioned.
+// answered with takes placeholders that only the server's own request knows, or their
+// requests can not pass the handlers in front twice: texts are what is answered, by
+// subdirective, and ctx is that in which the handler is provisioned.
 func (l *Lobby) Open(ctx caddy.Context, texts map[string][]string) {
-	if !watches {
+	if !watches || !twice(ctx) {
 		return
 	}
 	l.plain = true

@@ -1,10 +1,14 @@
 package detach
 
 import (
+	"encoding/json"
 	"net/http"
 	"reflect"
+	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
@@ -57,6 +61,72 @@ func bottom(w http.ResponseWriter) http.Hijacker {
 		}
 		w = below.Unwrap()
 	}
+}
+
+// twice reports whether what the handlers in front of the one that is provisioned in ctx
+// do to a request can be done once more: it passes them again if it has to ask for itself
+// after all. What stands behind on the same site is taken for being in front.
+func twice(ctx caddy.Context) bool {
+	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && addsOrTakes(server.Routes, false) {
+		return false
+	}
+	for _, around := range ctx.Modules() {
+		if sub, ok := around.(*caddyhttp.Subroute); ok && addsOrTakes(sub.Routes, true) {
+			return false
+		}
+	}
+	return true
+}
+
+// addsOrTakes reports whether one of the routes, deep or not, adds to fields of a request
+// or takes them off. Caddy loads the handlers of one route after the other.
+func addsOrTakes(routes caddyhttp.RouteList, deep bool) bool {
+	for i := range routes {
+		for _, handler := range routes[i].Handlers {
+			switch h := handler.(type) {
+			case *caddyhttp.Subroute:
+				if deep && addsOrTakes(h.Routes, deep) {
+					return true
+				}
+			case *headers.Handler:
+				if changes(h.Request) {
+					return true
+				}
+			}
+		}
+		for _, raw := range routes[i].HandlersRaw {
+			var h struct {
+				Handler string              `json:"handler"`
+				Request *headers.HeaderOps  `json:"request"`
+				Routes  caddyhttp.RouteList `json:"routes"`
+			}
+			if json.Unmarshal(raw, &h) != nil {
+				continue // its own module says what is wrong
+			}
+			if h.Handler == "headers" && changes(h.Request) || deep && h.Handler == "subroute" && addsOrTakes(h.Routes, deep) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// changes reports whether what is done to the fields of a request is something else when
+// it is done again.
+func changes(ops *headers.HeaderOps) bool {
+	return ops != nil && (len(ops.Add)+len(ops.Delete)+len(ops.Replace) > 0 || readsFields(ops.Set))
+}
+
+// readsFields reports whether what fields are set to speaks of other fields.
+func readsFields(set http.Header) bool {
+	for _, values := range set {
+		for _, v := range values {
+			if strings.Contains(v, "{http.request.header.") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // recorder is the type of Caddy's own.

@@ -422,6 +422,12 @@ func testNotEligible(t *testing.T, caddy binary) {
 		"a writer around it": func(port string) string {
 			return site(port, "\theader >X-Late {http.response.header.ETag}\n\tlong_poll {\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr)
 		},
+		"a field that is taken off": func(port string) string {
+			return site(port, "\trequest_header -Authorization\n\tlong_poll {\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr)
+		},
+		"a field that is added to, in a handle": func(port string) string {
+			return site(port, "\thandle {\n\t\trequest_header +X-Site a\n\t\tlong_poll {\n\t\t\tdetach\n\t\t}\n\t\treverse_proxy "+b.addr+"\n\t}")
+		},
 		"placeholders of the request": func(port string) string {
 			return detachedSite(port, b, "header X-Path {path}")
 		},
