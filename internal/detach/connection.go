@@ -313,7 +313,7 @@ func (c *connection) giveBack() {
 // give has the server serve conn. One that is shut down reads from it no more: it is
 // closed, unless its request is under way.
 func (c *connection) give(conn net.Conn) {
-	switch given := c.gate.give(conn); {
+	switch given := c.gate.give(conn, c.passes); {
 	case c.passes && !given:
 		c.gate.serveLast(conn)
 	case c.passes:

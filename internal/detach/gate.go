@@ -1,6 +1,7 @@
 package detach
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -17,16 +18,48 @@ type gate struct {
 
 	mu      sync.Mutex // protects what follows; no other lock is taken under it
 	changed *sync.Cond
-	back    []net.Conn               // to be accepted
+	back    []comesBack              // to be accepted
 	all     map[*connection]struct{} // that were taken and are not back
 	waiting int                      // polls that were taken and have no answer
 	closing bool                     // the server is shut down
-	overdue bool                     // it has been for longer than closeWithin
+	stays   bool                     // it has the connection by which it waits
+	empty   chan struct{}            // closed when all have their answers, once the server is shut down
 }
 
-// closeWithin bounds how long a server that is shut down waits for the answers of those
-// that were taken from it: a drain takes a second, the rest is for slow readers.
-const closeWithin = 10 * time.Second
+// comesBack is a connection on its way to the server.
+type comesBack struct {
+	conn   net.Conn
+	passes bool // a poll that had to ask for itself
+}
+
+// stay is a connection on which no request ever comes. A server that is shut down waits for
+// it, for five seconds at most, while it closes those that are idle: so it waits for the
+// polls that were taken from it.
+type stay struct {
+	gate   *gate
+	closed chan struct{}
+	once   *sync.Once
+}
+
+func (s stay) Read([]byte) (int, error) {
+	select {
+	case <-s.gate.empty:
+	case <-s.closed:
+	}
+	return 0, io.EOF
+}
+
+func (s stay) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	return nil
+}
+
+func (s stay) Write(b []byte) (int, error)      { return len(b), nil }
+func (s stay) LocalAddr() net.Addr              { return s.gate.addr }
+func (s stay) RemoteAddr() net.Addr             { return s.gate.addr }
+func (s stay) SetDeadline(time.Time) error      { return nil }
+func (s stay) SetReadDeadline(time.Time) error  { return nil }
+func (s stay) SetWriteDeadline(time.Time) error { return nil }
 
 // gates are those of the servers that connections were taken from.
 var gates = struct {
@@ -40,7 +73,7 @@ func gateOf(server *http.Server, addr net.Addr) *gate {
 	gates.mu.Lock()
 	g := gates.of[server]
 	if g == nil {
-		g = &gate{server: server, addr: addr, ready: make(chan struct{}), all: make(map[*connection]struct{})}
+		g = &gate{server: server, addr: addr, ready: make(chan struct{}), empty: make(chan struct{}), all: make(map[*connection]struct{})}
 		g.changed = sync.NewCond(&g.mu)
 		gates.of[server] = g
 		go g.serve()
@@ -65,20 +98,24 @@ func (g *gate) serve() {
 	gates.mu.Unlock()
 }
 
-// Accept is the next connection that comes back. Once the server is shut down, it ends
-// when all polls that were taken have their answers.
+// Accept is the next connection that comes back, and one more by which the server that is
+// shut down waits.
 func (g *gate) Accept() (net.Conn, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.readyLocked()
 	for len(g.back) == 0 {
-		if g.closing && (g.waiting == 0 || g.overdue) {
+		switch {
+		case g.closing && g.waiting > 0 && !g.stays:
+			g.stays = true
+			return stay{g, make(chan struct{}), new(sync.Once)}, nil
+		case g.closing:
 			return nil, net.ErrClosed
 		}
 		g.changed.Wait()
 	}
-	conn := g.back[0]
-	g.back[0] = nil
+	conn := g.back[0].conn
+	g.back[0] = comesBack{}
 	if g.back = g.back[1:]; len(g.back) == 0 {
 		g.back = nil
 	}
@@ -98,10 +135,19 @@ func (g *gate) Close() error {
 		return nil
 	}
 	g.closing = true
+	left := g.back
+	g.back = nil
+	for _, c := range left {
+		if c.passes {
+			g.waiting++
+		}
+	}
+	if g.waiting == 0 {
+		close(g.empty)
+	}
 	g.changed.Broadcast()
-	if len(g.all) > 0 || g.waiting > 0 {
-		go g.closeIdle()
-		time.AfterFunc(closeWithin, g.expire)
+	if len(g.all)+len(left) > 0 {
+		go g.closeIdle(left)
 	}
 	return nil
 }
@@ -114,8 +160,16 @@ func (g *gate) readyLocked() {
 	}
 }
 
-// closeIdle closes the connections that have their answers.
-func (g *gate) closeIdle() {
+// closeIdle closes the connections that have their answers, and those that were left on
+// their way to the server.
+func (g *gate) closeIdle(left []comesBack) {
+	for _, c := range left {
+		if c.passes {
+			g.serveLast(c.conn)
+		} else {
+			_ = c.conn.Close()
+		}
+	}
 	g.mu.Lock()
 	all := make([]*connection, 0, len(g.all))
 	for c := range g.all {
@@ -125,14 +179,6 @@ func (g *gate) closeIdle() {
 	for _, c := range all {
 		c.closeIdle()
 	}
-}
-
-// expire has the server wait no longer.
-func (g *gate) expire() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.overdue = true
-	g.changed.Broadcast()
 }
 
 // isClosing reports whether the server is shut down.
@@ -146,8 +192,8 @@ func (g *gate) isClosing() bool {
 func (g *gate) answered() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.waiting--; g.closing {
-		g.changed.Broadcast()
+	if g.waiting--; g.closing && g.waiting == 0 {
+		close(g.empty)
 	}
 }
 
@@ -167,13 +213,13 @@ func (g *gate) remove(c *connection) {
 
 // give has the server serve a connection again, and reports whether it does: not if it is
 // shut down.
-func (g *gate) give(conn net.Conn) bool {
+func (g *gate) give(conn net.Conn, passes bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closing {
 		return false
 	}
-	g.back = append(g.back, conn)
+	g.back = append(g.back, comesBack{conn, passes})
 	g.changed.Signal()
 	return true
 }
