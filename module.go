@@ -12,7 +12,7 @@
 //	                 └── reply ◄── state ◄── snapshot ───┘        ├── wake: writes, redis, admin
 //	                     stream, again and again                  └── cluster: what another Caddy has read
 //
-// The client's side (poll, park, reply, stream) and the backend's (check, tap) meet only in
+// The client's side (poll, park, detach, reply, stream) and the backend's (check, tap) meet only in
 // lot and state. What they compare and carry is in share; what is no poll never comes near
 // (reply's Own). The code cites docs/contract.md, which internal/contract tests.
 //

@@ -73,6 +73,11 @@ func TestWalls(t *testing.T) {
 			t.Errorf("check imports %s: the two sides meet in state and lot only", name)
 		}
 	}
+	for _, name := range []string{"reply", "check", "ops"} {
+		if slices.Contains(room("detach"), root+"/internal/"+name) {
+			t.Errorf("detach imports %s: it is given what answers and what counts", name)
+		}
+	}
 	for _, name := range []string{"park", "reply", "check", "ops"} {
 		for _, other := range []string{"park", "reply", "check", "ops"} {
 			if slices.Contains(room(name), root+"/internal/"+other) {
