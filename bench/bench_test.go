@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	soakFor        = flag.Duration("soak", 2*time.Minute, "how long the soak is")
+	soakFor        = flag.Duration("soak", time.Minute, "how long each soak is")
 	soakClusterFor = flag.Duration("soak-cluster", 20*time.Second, "how long that of a cluster is")
 )
 
@@ -69,11 +69,15 @@ func TestSoak(t *testing.T) {
 		t.Skip("takes two minutes")
 	}
 	longest = 30 * time.Second
-	report, err := soak(*soakFor)
-	if err != nil {
-		t.Fatalf("%v\n%s", err, report)
+	for name, detaches := range map[string]bool{"parked": false, "detached": true} {
+		t.Run(name, func(t *testing.T) {
+			report, err := soak(*soakFor, detaches)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, report)
+			}
+			t.Log(report)
+		})
 	}
-	t.Log(report)
 }
 
 // TestSoakCluster is a short life of three Caddys.

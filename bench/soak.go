@@ -38,8 +38,9 @@ func soakCommand(args []string) error {
 	flags := flag.NewFlagSet("soak", flag.ExitOnError)
 	length := flags.Duration("for", 30*time.Minute, "how long")
 	several := flags.Bool("cluster", false, "three Caddys on one Redis, which are killed and stopped too")
+	detaches := flags.Bool("detach", false, "parked without a goroutine, but for one configuration in four")
 	_ = flags.Parse(args) // it exits
-	run := soak
+	run := func(length time.Duration) (string, error) { return soak(length, *detaches) }
 	if *several {
 		run = soakCluster
 	}
@@ -48,14 +49,14 @@ func soakCommand(args []string) error {
 	return err
 }
 
-// soak runs for that long, and says what has happened.
-func soak(length time.Duration) (report string, err error) {
+// soak runs for that long, with or without `detach`, and says what has happened.
+func soak(length time.Duration, detaches bool) (report string, err error) {
 	b, err := newRecord()
 	if err != nil {
 		return "", err
 	}
 	defer b.down()
-	s := &soaked{judge: judge{record: b, rough: []*[]span{&b.away}}}
+	s := &soaked{judge: judge{record: b, rough: []*[]span{&b.away}}, detaches: detaches}
 	s.spec = spec{Subject: "long_poll", Addr: freeAddr(), Backend: b.addr, Admin: freeAddr(), Debug: freeAddr()}
 	if _, err := exec.LookPath("redis-server"); err == nil {
 		s.redisAddr = freeAddr()
@@ -110,6 +111,7 @@ type soaked struct {
 	redisAddr string // empty without Redis
 	redis     *process
 	reloads   int
+	detaches  bool // three configurations of four detach
 }
 
 // handler is the configuration of long_poll. It differs from one reload to the next.
@@ -118,7 +120,7 @@ func (s *soaked) handler() map[string]any {
 	if s.redisAddr != "" {
 		wake = append(wake, map[string]any{"waker": "redis", "address": []string{s.redisAddr}})
 	}
-	return map[string]any{"hold": fmt.Sprint(4+s.reloads%2, "s"), "jitter": 10, "linger": "1s", "wake": wake}
+	return map[string]any{"hold": fmt.Sprint(4+s.reloads%2, "s"), "jitter": 10, "linger": "1s", "wake": wake, "detach": s.detaches && s.reloads%4 < 3}
 }
 
 func (s *soaked) reload() error {
