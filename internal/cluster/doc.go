@@ -45,8 +45,9 @@
 // released. It is tried again after two to ten seconds, and as soon as it is heard again.
 //
 // 9. What comes from the board is not trusted to be well-formed, nor to be small, and no pause
-// is believed that is longer than twice what is configured here. It is not authenticated
-// here: a board that can be written to by others has to see to that.
+// is believed that is longer than twice what is configured here, but that a backend that fails
+// has asked for one: clients are told that, and the board is looked at meanwhile. It is not
+// authenticated here: a board that can be written to by others has to see to that.
 //
 // 10. What is no part of a version, the body and the fields, is handed on as well, but for
 // fields that change with each answer: those are as old as what was handed on last.

@@ -229,7 +229,7 @@ func (m *Member) isPersonal() bool {
 
 // hand is how what a report says is published.
 func (m *Member) hand(r *report, mark uint64) Hand {
-	h := Hand{Next: r.next, Pause: r.pause, Due: time.Now().Add(r.next + slackTime(r.pause))}
+	h := Hand{Next: r.next, Pause: r.pause, Due: time.Now().Add(min(r.next, m.set.longest()) + slackTime(r.pause))}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pause = max(r.pause, time.Millisecond)

@@ -145,9 +145,16 @@ func (s *Set) parse(b []byte, name string) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.next, r.pause = min(r.next, 2*s.MaxPause), min(r.pause, 2*s.MaxPause)
+	r.pause = min(r.pause, s.longest())
+	if r.kind != fault && r.kind != bye { // of which nobody waits longer than he would anyway
+		r.next = min(r.next, s.longest())
+	}
 	return r, nil
 }
+
+// longest is the longest pause that is believed. What a backend that fails has asked for may
+// be longer: that is what clients are told.
+func (s *Set) longest() time.Duration { return 2 * s.MaxPause }
 
 func readMilliseconds(r *wire.Reader) time.Duration {
 	return time.Duration(r.Int(int(maxPause.Milliseconds()))) * time.Millisecond

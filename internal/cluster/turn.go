@@ -107,10 +107,22 @@ func (m *Member) find() bool {
 // now.
 func (m *Member) succeed() {
 	m.mu.Lock()
-	due, mine := m.due, m.role == holds
+	due, mine, until := m.due, m.role == holds, m.until
+	lease := report{name: m.name, token: m.token}
 	m.mu.Unlock()
-	if mine && due.Before(m.resource.Due()) {
-		m.resource.Postpone(due)
+	if !mine {
+		return
+	}
+	latest := m.resource.Due()
+	if s := m.resource.Snapshot(); s.Failed() {
+		latest = s.Fault.Due // which may be later than when the board is looked at
+	}
+	if due.After(latest) {
+		due = latest
+	}
+	m.resource.Postpone(due)
+	if next := time.Until(due); time.Until(until) < next+m.pause*3/10 {
+		m.extend(&lease, next)
 	}
 }
 
@@ -272,6 +284,7 @@ func (m *Member) adoptKept(kept, failed *report) bool {
 		}
 		h := m.hand(r, 0)
 		h.Due = m.resource.Due()
+		h.Next = max(time.Until(h.Due), 0) // that much is left of the lease
 		if !m.adopt(r, h) {
 			return false
 		}

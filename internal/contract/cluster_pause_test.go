@@ -1,0 +1,43 @@
+package contract_test
+
+import (
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// contract 14.1 and 7.7: the pause that the backend asks for is all Caddys', however long it
+// is.
+func TestClusterRetryAfter(t *testing.T) {
+	virtual(func(t *testing.T) {
+		f := newFlock(t, 3, "hold 20m 0%\ninterval 1s")
+		all := f.park()
+		settle(3 * time.Second)
+		f.say(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("Retry-After", "600")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return nil
+		})
+		settle(5 * time.Second)
+		reads, began := f.reads.Load(), time.Now()
+		for turn := range 30 {
+			if turn == 10 {
+				all[f.holder()].leave() // somebody else has the lease then
+				settle(5 * time.Second)
+			}
+			settle(15 * time.Second)
+			for _, s := range f.sites {
+				c := s.get("/orders", "Prefer: wait=2").wants("503 failed")
+				left := int((600*time.Second - time.Since(began)).Seconds())
+				if after, err := strconv.Atoi(c.field("Retry-After")); err != nil || after < left-30 || after > 2*left+120 {
+					t.Errorf("Retry-After: %q when %ds are left; want these and up to half of that more", c.field("Retry-After"), left)
+				}
+			}
+		}
+		if got := f.reads.Load() - reads; got > 0 {
+			t.Errorf("%d checks in the pause that the backend has asked for; want none", got)
+		}
+		leave(all)
+	})(t)
+}
