@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
+	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/state"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
 )
@@ -135,12 +136,16 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	}
 }
 
-// requests is what the names of placeholders begin with whose values clients choose.
-const requests = "http.request."
+// chosen reports whether clients choose the value of a placeholder, or may: parts of the
+// request, its body, and what an expression has found in it.
+func chosen(name string) bool {
+	_, ours := poll.OurKey(name)
+	return ours || slices.ContainsFunc([]string{"http.request.", "http.regexp.", "http.auth."}, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
+}
 
 // ofPath reports whether the value of a placeholder is a path, or a part of one.
 func ofPath(name string) bool {
-	return strings.HasPrefix(name, requests+"uri.path") || strings.HasPrefix(name, requests+"orig_uri.path")
+	return strings.HasPrefix(name, "http.request.uri.path") || strings.HasPrefix(name, "http.request.orig_uri.path")
 }
 
 // Validate judges p, wherever it was written; nil is none.
@@ -154,7 +159,7 @@ func (p *Probe) Validate() error {
 		return fmt.Errorf("probe %q: expected an HTTP method such as GET before the URI", p.Method)
 	case !strings.HasPrefix(p.URI, "/") && !strings.HasPrefix(p.URI, "{"):
 		return fmt.Errorf("probe %q: expected a URI that begins with a slash or a placeholder", p.URI)
-	case strings.HasPrefix(p.URI, "{") && strings.HasPrefix(first, requests) && !ofPath(first):
+	case strings.HasPrefix(p.URI, "{") && chosen(first) && !ofPath(first):
 		return fmt.Errorf("probe %q: expected a URI that begins with a slash, or with a placeholder of a path ({path}, {dir}) or of the configuration (of map, vars, env), and not with what clients choose", p.URI)
 	}
 	return nil
@@ -168,7 +173,7 @@ func probeURL(uri string, repl *caddy.Replacer) (*url.URL, error) {
 	first, _, _ := strings.Cut(strings.TrimPrefix(path, "{"), "}")
 	path, _ = repl.ReplaceFunc(path, func(name string, v any) (any, error) {
 		text := caddy.ToString(v)
-		if ofPath(name) || name == first && !strings.HasPrefix(name, requests) {
+		if ofPath(name) || name == first && !chosen(name) {
 			return (&url.URL{Path: text}).EscapedPath(), nil // slashes are its own
 		}
 		return url.PathEscape(text), nil
