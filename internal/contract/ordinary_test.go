@@ -583,3 +583,29 @@ func TestOrdinaryPlaceholders(t *testing.T) {
 		}
 	}
 }
+
+// They do too where the body is not waited for, or handlers in front change what was said.
+func TestOrdinaryPlaceholdersOfLateAnswers(t *testing.T) {
+	const keys = "{lp.status} {lp.etag} {lp.header.Content-Type} {lp.header.X-Front} {lp.header.Long-Poll}"
+	for name, test := range map[string]struct {
+		block string
+		says  caddyhttp.HandlerFunc
+	}{
+		"large":          {"max_body 3", reply(200, "larger", "Content-Type: a/b")},
+		"large, at last": {"max_body 3", inPieces(200, []string{"Content-Type: a/b"}, piece{0, "ab"}, piece{0, "cd"})},
+		"late":           {"", inPieces(200, []string{"Content-Type: a/b"}, piece{time.Second, "x"})},
+		"in time":        {"", reply(200, "x", "Content-Type: a/b")},
+		"without a body": {"", reply(204, "", "Content-Type: a/b")},
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			s := newSite(t, steady+test.block)
+			s.backend.say(test.says)
+			c := s.get("/").answer()
+			c.w.Header().Set("X-Front", "1") // as the header directive does, or encode
+			repl := c.r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			if got, want := repl.ReplaceAll(keys, ""), fmt.Sprint(c.w.status, "  a/b  "); got != want {
+				t.Errorf("a log says %q; want %q", got, want)
+			}
+		}))
+	}
+}

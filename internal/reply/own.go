@@ -32,11 +32,17 @@ type own struct {
 	// is said on another goroutine, which must not touch the placeholders of the request:
 	// the handlers behind still have them.
 	late http.Header
+
+	// The header that the handlers behind have given. Where the answer is kept back nobody
+	// else changes it.
+	said http.Header
 }
 
 // Begin reports whether an ETag has to be made, or a `header` speaks of the body: both
 // take the body, and neither is worth holding back a stream.
 func (o *own) Begin(status int, header http.Header) (needBody bool) {
+	o.said = header
+	o.p.Saw(status, header)
 	if len(o.re.Header) > 0 {
 		o.p.Told = o.re.Rules.State.Passing(status, maps.Clone(header), nil, 0)
 		o.late = make(http.Header, len(o.re.Header))
@@ -45,7 +51,6 @@ func (o *own) Begin(status int, header http.Header) (needBody bool) {
 	if (o.re.NeedsBody || o.tags(status, header)) && !httphdr.Streams(header) {
 		return true
 	}
-	o.p.Saw(status, header)
 	o.Late(status, header)
 	return false
 }
@@ -70,28 +75,26 @@ func (o *own) End(status int, header http.Header, body []byte) int {
 	re, p := o.re, o.p
 	s := re.Rules.State.Passing(status, header, body, re.Rules.MaxBody)
 	// Placeholders speak of what the backend has said.
-	if len(re.Header) > 0 || len(header["Etag"]) > 0 {
-		s.Answer.Header = maps.Clone(header)
-	} else {
-		s.Answer.Absent = notSaid[:2]
+	said := o.said
+	if status == http.StatusNoContent {
+		said = maps.Clone(header) // it is not kept back: they are one
 	}
 	var text string
 	if re.Rules.State.Configured {
 		text = p.Configured(s)
 	}
 	s.Version = re.Rules.State.Version(s.Answer, text)
-	p.Told = s
-	if o.tags(status, header) {
+	tags := o.tags(status, header)
+	if tags {
 		s.ETag = re.Rules.State.ETag(s.Answer, s.Version)
+	}
+	s.Answer.Header, p.Told = said, s
+	if tags {
 		header["Etag"] = []string{s.ETag}
 		if len(header["Last-Modified"])+len(header["Expires"])+len(header["Cache-Control"]) == 0 {
 			header["Cache-Control"] = []string{"no-store"} // no cache has kept it before
-			if s.Answer.Absent != nil {
-				s.Answer.Absent = notSaid
-			}
 		}
 		if p.HasTag(s.ETag) {
-			s.Answer.Header = maps.Clone(s.Answer.Header)
 			for name := range header {
 				if httphdr.OfRepresentation(name) {
 					delete(header, name)
@@ -104,9 +107,6 @@ func (o *own) End(status int, header http.Header, body []byte) int {
 	s.Answer.Forget() // the body is the handlers'
 	return status
 }
-
-// notSaid are fields that are set here on an answer that had none of them.
-var notSaid = []string{"Etag", "Long-Poll", "Cache-Control"}
 
 // Interface guard
 var _ tap.Exchange = (*own)(nil)

@@ -17,7 +17,8 @@ import (
 // backend (contract 3.8). Its methods are called once at most, one after the other;
 // End and Late may be called on a goroutine of their own.
 //
-// The header that they get is that of the answer. It may be changed, but not kept.
+// The header that they get is that of the answer. It may be changed, but not kept: only
+// what Begin gets, which is the handlers', may be read by these later.
 type Exchange interface {
 	// Begin is called with the final head, before any of it is sent. It reports
 	// whether the body is needed to finish the header; else the answer streams.
