@@ -126,6 +126,10 @@ func testTwoHandlers(t *testing.T, caddy binary) {
 		long_poll /api/* {
 			wake writes
 		}
+		@renamed path /api/v1/renamed
+		request_header @renamed Host other.example
+		method @renamed SEARCH
+		header @renamed X-Now "{method} {host}"
 		reverse_proxy `+b.addr+`
 	}`))
 	c := newClient(t, port)
@@ -141,6 +145,8 @@ func testTwoHandlers(t *testing.T, caddy binary) {
 			t.Errorf("%s: one request was counted %d times", outcome, n)
 		}
 	}
+	// It is the same request still, of which placeholders speak.
+	c.get("/api/v1/renamed").want(t, 200, "answered").wantFields(t, "X-Now: SEARCH other.example")
 	c.get("/api/a", "Prefer: wait=20").want(t, 200, "answered") // which the one in front does not take
 	parked.leave()
 }

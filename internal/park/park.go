@@ -50,7 +50,7 @@ func (sp *Spot) HandOn(p *poll.Poll) {
 	sp.Unreserve(p)
 	p.Rewind()
 	if sp.Again {
-		p.Request = p.Request.WithContext(tap.Passed.Put(p.Request.Context()))
+		tap.Pass(p.Request)
 	}
 }
 

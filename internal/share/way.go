@@ -11,7 +11,7 @@ import (
 // [Rules.ClientIP] says, and one exchange.
 func CarriesVar(name string) bool {
 	switch name {
-	case "client_ip", "trusted_proxy", "start_time", "uuid", "trace_id", "span_id", "unhandled", "long_poll.seen":
+	case "client_ip", "trusted_proxy", "start_time", "uuid", "trace_id", "span_id", "unhandled", "long_poll.seen", "long_poll.passed":
 		return false
 	}
 	return true
