@@ -256,6 +256,7 @@ func TestBoardSaysGoodbye(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	b := newBoard(t, "address "+s.addr)
+	b.link.pace.goodbye = patience
 	ctx := context.Background()
 	stop := b.Follow("n", func([]byte) {}, func(time.Duration) {})
 	if mine, _, _, _, _, err := b.Claim(ctx, "n", "a", 0, time.Minute); !mine || err != nil {

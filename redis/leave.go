@@ -18,17 +18,13 @@ func (l *link) leave(logger *zap.Logger) error {
 	return err
 }
 
-// goodbye is for how long who listens may still say what there is to say at the end. It
-// takes milliseconds, unless the server is away.
-const goodbye = 500 * time.Millisecond
-
 // Destruct closes all connections. Who listens has something to say before: members of a
 // cluster hand their leases on, and stop listening when that is done.
 func (l *link) Destruct() error {
 	if l.up() {
 		select {
 		case <-l.silence():
-		case <-time.After(goodbye):
+		case <-time.After(l.pace.goodbye):
 		}
 	}
 	l.cancel()

@@ -53,10 +53,11 @@ type pace struct {
 	pauseMax time.Duration
 	retryMax time.Duration // before something that was refused is asked for again
 	spread   time.Duration // over which the checks after an outage are spread
+	goodbye  time.Duration // for who listens, to say what there is to say at the end
 }
 
 // A half-open connection is noticed within one and a half times ping, and pong. Redis answers a ping
-// within milliseconds unless a slow command blocks it.
+// within milliseconds unless a slow command blocks it, and so is all said at the end.
 var defaultPace = pace{
 	ping:     3 * time.Second,
 	pong:     3 * time.Second,
@@ -65,6 +66,7 @@ var defaultPace = pace{
 	pauseMax: 3 * time.Second,
 	retryMax: time.Minute,
 	spread:   time.Second,
+	goodbye:  500 * time.Millisecond,
 }
 
 // join returns the link to a server. leave gives it back.

@@ -90,6 +90,7 @@ func hasty() *pace {
 		pauseMax: 200 * time.Millisecond,
 		retryMax: 300 * time.Millisecond,
 		spread:   100 * time.Millisecond,
+		goodbye:  500 * time.Millisecond,
 	}
 }
 

@@ -178,7 +178,7 @@ var (
 )
 
 func testClusterAsOne(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 5, "interval 500ms\nhold 60s", "")
+	f := startFlock(t, caddy, 5, "interval 500ms\nhold 10m", "")
 	all := f.park(20, five...)
 
 	began := time.Now() // clocks are read around what they time
@@ -232,7 +232,7 @@ func (f *flock) checkedBy(i int) string {
 }
 
 func testClusterKilled(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 1s\nhold 60s", "")
+	f := startFlock(t, caddy, 3, "interval 1s\nhold 10m", "")
 	all := f.park(10, three...)
 	holder := f.holder(three...)
 	rest := without(three, holder)
@@ -280,7 +280,7 @@ func (f *flock) kill(i int) {
 }
 
 func testClusterStopped(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 1s\nhold 60s", "")
+	f := startFlock(t, caddy, 3, "interval 1s\nhold 10m", "")
 	all := f.park(10, three...)
 	holder := f.holder(three...)
 	rest := without(three, holder)
@@ -303,7 +303,7 @@ func testClusterStopped(t *testing.T, caddy binary) {
 
 // testClusterHandedOn: who has the lease stops, is reloaded, or has nobody wait any more.
 func testClusterHandedOn(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 20s\nhold 60s\nlinger 1s", "")
+	f := startFlock(t, caddy, 3, "interval 20s\nhold 10m\nlinger 1s", "")
 	all := f.park(10, three...)
 	holder := f.holder(three...)
 	f.caddys[holder].reload(t, f.blocks[holder])
@@ -339,7 +339,7 @@ func testClusterHandedOn(t *testing.T, caddy binary) {
 }
 
 func testClusterRedisKilled(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 500ms\nhold 60s", "")
+	f := startFlock(t, caddy, 3, "interval 500ms\nhold 10m", "")
 	all := f.park(10, three...)
 	f.holder(three...)
 	f.redis.signal(syscall.SIGKILL)
@@ -359,7 +359,7 @@ func testClusterRedisKilled(t *testing.T, caddy binary) {
 
 // testClusterRedisRefuses has Redis take no writes.
 func testClusterRedisRefuses(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 500ms\nhold 60s", "")
+	f := startFlock(t, caddy, 3, "interval 500ms\nhold 10m", "")
 	all := f.park(10, three...)
 	f.holder(three...)
 	ctx := context.Background()
@@ -379,7 +379,7 @@ func testClusterRedisRefuses(t *testing.T, caddy binary) {
 }
 
 func testClusterWakes(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 20s\nhold 60s\nwake writes", "")
+	f := startFlock(t, caddy, 3, "interval 20s\nhold 10m\nwake writes", "")
 	all := f.park(10, three...)
 	holder := f.holder(three...)
 	for _, i := range three {
@@ -421,7 +421,7 @@ func testClusterWakes(t *testing.T, caddy binary) {
 
 func testClusterCredentials(t *testing.T, caddy binary) {
 	for secret, share := range map[string]bool{"": false, "secret 0123456789abcdef-nobody-knows": true} {
-		f := startFlock(t, caddy, 2, "interval 500ms\nhold 60s", secret)
+		f := startFlock(t, caddy, 2, "interval 500ms\nhold 10m", secret)
 		var all []*pending
 		for i, c := range f.clients {
 			all = append(all, c.poll("/orders", `If-None-Match: "1"`, "Authorization: Bearer very-secret"))
@@ -456,7 +456,7 @@ func testClusterCredentials(t *testing.T, caddy binary) {
 
 // testClusterCookies: an answer that sets a cookie is handed on to nobody.
 func testClusterCookies(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 2, "interval 500ms\nhold 60s", "")
+	f := startFlock(t, caddy, 2, "interval 500ms\nhold 10m", "")
 	f.backend.cookie.Store(true)
 	all := f.park(5, 0, 1)
 	before := f.backend.reads.Load()
@@ -471,7 +471,7 @@ func testClusterCookies(t *testing.T, caddy binary) {
 
 // testClusterIdle counts what Redis is asked for where nothing happens.
 func testClusterIdle(t *testing.T, caddy binary) {
-	f := startFlock(t, caddy, 3, "interval 500ms\nhold 60s", "")
+	f := startFlock(t, caddy, 3, "interval 500ms\nhold 10m", "")
 	all := f.park(10, three...)
 	f.holder(three...)
 	// What has come with the last who have parked is over after some checks.
