@@ -113,9 +113,15 @@ func (m *Member) succeed() {
 	if !mine {
 		return
 	}
+	// The backend may have asked for longer than it is until the board is looked at.
 	latest := m.resource.Due()
-	if s := m.resource.Snapshot(); s.Failed() {
-		latest = s.Fault.Due // which may be later than when the board is looked at
+	switch s := m.resource.Snapshot(); {
+	case s.Failed():
+		latest = s.Fault.Due
+	case s.Known():
+		if until := s.State.Spared(); until.After(latest) {
+			latest = until
+		}
 	}
 	if due.After(latest) {
 		due = latest

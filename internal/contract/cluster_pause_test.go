@@ -41,3 +41,36 @@ func TestClusterRetryAfter(t *testing.T) {
 		leave(all)
 	})(t)
 }
+
+// contract 14.3 and 8: who takes a lease over keeps to the pause that the backend has asked
+// for.
+func TestClusterPauseIsHandedOn(t *testing.T) {
+	virtual(func(t *testing.T) {
+		f := newFlock(t, 3, "hold 20m 0%\ninterval 1s")
+		f.say(func(w http.ResponseWriter, r *http.Request) error {
+			w.Header().Set("X-Poll-Interval", "600")
+			w.Header().Set("ETag", `"1"`)
+			if r.Header.Get("If-None-Match") == `"1"` {
+				w.WriteHeader(http.StatusNotModified)
+				return nil
+			}
+			_, err := w.Write([]byte("1"))
+			return err
+		})
+		all := f.park()
+		settle(3 * time.Second)
+		reads := f.reads.Load()
+		for range 2 {
+			all[f.holder()].leave()
+			settle(4 * time.Minute)
+		}
+		if got := f.reads.Load() - reads; got > 0 {
+			t.Errorf("%d checks in the pause that the backend has asked for; want none", got)
+		}
+		settle(4 * time.Minute)
+		if got := f.reads.Load() - reads; got != 1 {
+			t.Errorf("%d checks after it; want one", got)
+		}
+		leave(all)
+	})(t)
+}

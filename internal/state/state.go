@@ -152,6 +152,14 @@ func (s *State) Modified() time.Time {
 	return at
 }
 
+// Spared is until when the backend has asked to be left alone.
+func (s *State) Spared() time.Time {
+	if s.Source == nil {
+		return s.Ended
+	}
+	return s.Ended.Add(httphdr.RetryAfter(s.Source.Header, s.Ended))
+}
+
 // memo is what was found out about a state once, for all who ask.
 type memo struct {
 	members atomic.Pointer[sync.Map] // of strings by gjson path, and by the types below; nil until there is one
