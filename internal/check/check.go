@@ -153,7 +153,7 @@ func (b *Backend) conclude(what finding, old *state.State) *state.State {
 			s.Stale = s.Answer.Status == http.StatusUnauthorized && httphdr.Stale(s.Answer.Header)
 			b.renew(s.Answer.Cookies)
 			b.depend(s, s.Answer.Header)
-			s.Unshared = b.unseen(s.Answer)
+			s.Unshared = b.unseen(s.Answer, s.Version)
 		}
 		if k := what.kept; k != nil {
 			s.Answer, s.ETag, s.Variation, s.Varied = k.Answer, k.ETag, k.Variation, k.Varied
@@ -166,11 +166,13 @@ func (b *Backend) conclude(what finding, old *state.State) *state.State {
 	return s
 }
 
-// unseen reports whether nothing can be known of the version of a: it has no tag, and to
-// a HEAD there comes no body to make one of. It would seem never to change.
-func (b *Backend) unseen(a *state.Answer) bool {
-	return b.Request.Method == http.MethodHead && b.c.Probe == nil && b.c.Version == "" && a.Status/100 == 2 && a.Status != http.StatusNoContent &&
-		(b.c.State.Hashes() || a.Header.Get("Etag") == "")
+// unseen reports whether v, the version of a, says nothing: it is made of the body, which
+// does not come to a HEAD. It would seem never to change.
+func (b *Backend) unseen(a *state.Answer, v state.Version) bool {
+	if b.Request.Method != http.MethodHead || b.c.Probe != nil || a.Status/100 != 2 || a.Status == http.StatusNoContent {
+		return false
+	}
+	return (b.c.State.Hashes() || a.Header.Get("Etag") == "") && v == b.c.State.Version(a, "") // what `version` gives is another one
 }
 
 // depend notes who may read s.
