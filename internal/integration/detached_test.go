@@ -30,6 +30,7 @@ var ofDetached = map[string]func(*testing.T, binary){
 	"idle timeout":   testDetachedIdle,
 	"closed in TLS":  testDetachedTLS,
 	"under a change": testDetachedChurn,
+	"the same":       testDetachedSame,
 }
 
 // waitDetached waits until that many requests are parked, all without a goroutine.
