@@ -2,7 +2,6 @@ package detach
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -126,7 +125,7 @@ func (c *connection) tell(v poll.Verdict, closing bool) {
 		body = nil
 	}
 	n := 0
-	if _, secret := c.conn.(*tls.Conn); c.raw != nil && !secret {
+	if c.raw != nil && isBare(c.conn) {
 		var failed error
 		if n, failed = c.write(b.Bytes()); failed != nil {
 			c.gone = true
@@ -138,8 +137,8 @@ func (c *connection) tell(v poll.Verdict, closing bool) {
 		c.written(a, err)
 		return
 	}
-	// The client is slow in reading, or there is something to encrypt: nobody else waits
-	// for that.
+	// The client is slow in reading, or something is done to what is written, such as to
+	// encrypt it: nobody else waits for that.
 	head := bytes.Clone(b.Bytes()[n:])
 	buffers.Put(b)
 	go c.writeRest(a, err, head, body)

@@ -285,6 +285,12 @@ func (c *connection) close() {
 	c.timer.Stop()
 	c.unwatch()
 	c.gate.remove(c)
+	if c.gone && !isBare(c.conn) {
+		// The farewell of TLS waits for a client that has left without reading what there
+		// was, and who notices that waits for nobody.
+		go c.conn.Close()
+		return
+	}
 	_ = c.conn.Close()
 }
 

@@ -54,6 +54,16 @@ func descriptor(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
+// isBare reports whether what is written to conn is what goes over its descriptor. A
+// listener wrapper may have its own way to write, and the methods of the descriptor below.
+func isBare(conn net.Conn) bool {
+	switch conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
+	}
+	return false
+}
+
 // read waits for a byte of the next request.
 func (c *connection) read() {
 	var b [1]byte

@@ -1,0 +1,143 @@
+package contract_test
+
+import (
+	"bufio"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// listens has a real server serve a site whose polls are detached. Its connections are what
+// wrap makes of them, as listener wrappers do.
+func listens(t *testing.T, wrap func(*net.TCPConn) net.Conn) (s *site, addr string) {
+	t.Helper()
+	if detaches {
+		t.Skip("has a server of its own")
+	}
+	s = realSite(t, "interval 10ms\ndetach")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = s.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s.server), s.backend)
+	})}
+	go server.Serve(wrapped{ln, wrap})
+	t.Cleanup(func() { server.Close() })
+	return s, ln.Addr().String()
+}
+
+// wrapped is a listener around a listener.
+type wrapped struct {
+	net.Listener
+	wrap func(*net.TCPConn) net.Conn
+}
+
+func (l wrapped) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return l.wrap(conn.(*net.TCPConn)), nil
+}
+
+// detached is how many polls of all sites are.
+func detached(t *testing.T) int {
+	return int(gathered(t, ourRegistry(t))["caddy_long_poll_detached_requests"].GetMetric()[0].GetGauge().GetValue())
+}
+
+// sealed is a connection that has its descriptor's methods, but what goes over it is not
+// what is written.
+type sealed struct{ *net.TCPConn }
+
+func (c sealed) Write(b []byte) (int, error) {
+	seal := make([]byte, len(b))
+	for i := range b {
+		seal[i] = b[i] ^ 1
+	}
+	return c.TCPConn.Write(seal)
+}
+
+// unsealed reads what such a connection has written.
+type unsealed struct{ io.Reader }
+
+func (r unsealed) Read(b []byte) (n int, err error) {
+	n, err = r.Reader.Read(b)
+	for i := range b[:n] {
+		b[i] ^= 1
+	}
+	return n, err
+}
+
+// What a listener wrapper does to what is written is done to the answers of detached polls
+// too (contract 15.1).
+func TestDetachedWritesByTheConnection(t *testing.T) {
+	s, addr := listens(t, func(c *net.TCPConn) net.Conn { return sealed{c} })
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"1\"\r\n\r\n")
+	until(t, "it is detached", func() bool { return detached(t) == 1 })
+	s.backend.say(tagged("2"))
+	resp, err := http.ReadResponse(bufio.NewReader(unsealed{conn}), nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Errorf("got %v, %v", resp, err)
+	}
+}
+
+// stuck is a connection that takes nothing any more, once it is told so.
+type stuck struct {
+	*net.TCPConn
+	full *atomic.Bool
+	at   chan struct{} // gets one whenever a write begins that has to wait
+	end  chan struct{}
+}
+
+func (c stuck) Write(b []byte) (int, error) {
+	if c.full.Load() {
+		c.at <- struct{}{}
+		<-c.end
+		return 0, net.ErrClosed
+	}
+	return c.TCPConn.Write(b)
+}
+
+// Who has left without reading what there was to read keeps nobody from being noticed: the
+// farewell of TLS waits for a place in the buffers of its connection.
+func TestDetachedFarewellWaitsAlone(t *testing.T) {
+	var full atomic.Bool
+	at, end := make(chan struct{}, 16), make(chan struct{})
+	certified := httptest.NewUnstartedServer(nil)
+	certified.StartTLS()
+	config := &tls.Config{Certificates: certified.TLS.Certificates}
+	certified.Close()
+	s, addr := listens(t, func(c *net.TCPConn) net.Conn { return tls.Server(stuck{c, &full, at, end}, config) })
+	defer close(end)
+	var all []*net.TCPConn
+	for range 2 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		io.WriteString(tls.Client(conn, &tls.Config{InsecureSkipVerify: true}), "GET / HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"1\"\r\n\r\n")
+		all = append(all, conn.(*net.TCPConn))
+	}
+	until(t, "both are detached", func() bool { return detached(t) == 2 && s.lot.Parked() == 2 })
+	full.Store(true)
+	all[0].CloseWrite()
+	<-at
+	all[1].CloseWrite()
+	until(t, "the other one is noticed", func() bool { return s.lot.Parked() == 0 })
+}
