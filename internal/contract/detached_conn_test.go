@@ -96,6 +96,14 @@ func TestDetachedWritesByTheConnection(t *testing.T) {
 	}
 }
 
+// certified is how a server speaks TLS, whatever its clients think of its name.
+func certified() *tls.Config {
+	server := httptest.NewUnstartedServer(nil)
+	server.StartTLS()
+	defer server.Close()
+	return &tls.Config{Certificates: server.TLS.Certificates}
+}
+
 // stuck is a connection that takes nothing any more, once it is told so.
 type stuck struct {
 	*net.TCPConn
@@ -118,10 +126,7 @@ func (c stuck) Write(b []byte) (int, error) {
 func TestDetachedFarewellWaitsAlone(t *testing.T) {
 	var full atomic.Bool
 	at, end := make(chan struct{}, 16), make(chan struct{})
-	certified := httptest.NewUnstartedServer(nil)
-	certified.StartTLS()
-	config := &tls.Config{Certificates: certified.TLS.Certificates}
-	certified.Close()
+	config := certified()
 	s, addr := listens(t, func(c *net.TCPConn) net.Conn { return tls.Server(stuck{c, &full, at, end}, config) })
 	defer close(end)
 	var all []*net.TCPConn
@@ -141,3 +146,64 @@ func TestDetachedFarewellWaitsAlone(t *testing.T) {
 	all[1].CloseWrite()
 	until(t, "the other one is noticed", func() bool { return s.lot.Parked() == 0 })
 }
+
+// Who says farewell in TLS has left, though its connection is still there; who has sent the
+// next request has not, and nor has one of whose record a part has come.
+func TestDetachedFarewell(t *testing.T) {
+	config := certified()
+	s, addr := listens(t, func(c *net.TCPConn) net.Conn { return tls.Server(c, config) })
+	dial := func() (*tls.Conn, *pieces) {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		p := &pieces{Conn: conn}
+		return tls.Client(p, &tls.Config{InsecureSkipVerify: true}), p
+	}
+	const ask = "GET / HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"1\"\r\n\r\n"
+	leaves, _ := dial()
+	whole, _ := dial()
+	part, of := dial()
+	for _, c := range []*tls.Conn{leaves, whole, part} {
+		io.WriteString(c, ask)
+	}
+	until(t, "all are detached", func() bool { return detached(t) == 3 })
+	io.WriteString(whole, ask)
+	of.keep.Store(true)
+	io.WriteString(part, ask)
+	leaves.CloseWrite()
+	until(t, "one has left", func() bool { return s.lot.Parked() == 2 })
+	s.backend.say(tagged("2"))
+	of.finish()
+	for _, c := range []*tls.Conn{whole, part} {
+		from := bufio.NewReader(c)
+		for range 2 {
+			resp, err := http.ReadResponse(from, nil)
+			if err != nil || resp.StatusCode != 200 {
+				t.Fatalf("got %v, %v", resp, err)
+			}
+			io.Copy(io.Discard, resp.Body)
+		}
+	}
+}
+
+// pieces is a connection over which some of what is written comes later.
+type pieces struct {
+	net.Conn
+	keep atomic.Bool
+	kept []byte
+}
+
+func (p *pieces) Write(b []byte) (int, error) {
+	if !p.keep.Load() {
+		return p.Conn.Write(b)
+	}
+	p.kept = append(p.kept, b[7:]...)
+	_, err := p.Conn.Write(b[:7])
+	return len(b), err
+}
+
+// finish sends the rest.
+func (p *pieces) finish() { p.Conn.Write(p.kept) }
