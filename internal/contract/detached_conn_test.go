@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -27,12 +28,39 @@ func listens(t *testing.T, wrap func(*net.TCPConn) net.Conn) (s *site, addr stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ConnContext: tlsOfWrapper, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_ = s.ServeHTTP(w, caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, s.server), s.backend)
 	})}
 	go server.Serve(wrapped{ln, wrap})
 	t.Cleanup(func() { server.Close() })
 	return s, ln.Addr().String()
+}
+
+// secure is a connection of which a listener wrapper has taken off TLS.
+type secure struct{ *net.TCPConn }
+
+// tlsOfWrapper does as Caddy does for such a connection.
+func tlsOfWrapper(ctx context.Context, c net.Conn) context.Context {
+	if _, ok := c.(secure); ok {
+		return context.WithValue(ctx, caddy.CtxKey("tls_connection_state_func"), func() *tls.ConnectionState { return new(tls.ConnectionState) })
+	}
+	return ctx
+}
+
+// Who comes by TLS does so with the next request too: what Caddy would not know that of,
+// once it has come back, is parked as ever (contract 15.1).
+func TestDetachedKeepsTLSOfWrappers(t *testing.T) {
+	s, addr := listens(t, func(c *net.TCPConn) net.Conn { return secure{c} })
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"1\"\r\n\r\n")
+	until(t, "it is parked", func() bool { return s.lot.Parked() == 1 && len(stacks("park.(*Spot).wait(")) == 1 })
+	if n := detached(t); n != 0 {
+		t.Errorf("%d are detached", n)
+	}
 }
 
 // wrapped is a listener around a listener.

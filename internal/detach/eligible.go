@@ -29,11 +29,17 @@ func (l *Lobby) eligible(p *poll.Poll, w http.ResponseWriter) (http.Hijacker, *c
 		return nil, nil // which an error is given to, with the request and its writer
 	case p.Variation.Wants():
 		return nil, nil // the placeholders that tell what it may read are the request's
+	case ctx.Value(tlsOfWrapper) != nil:
+		return nil, nil // Caddy asks the connection for its TLS, by a method that one which comes back has not
 	case server.Logs != nil && !readsExtra:
 		return nil, nil
 	}
 	return bottom(w), server
 }
+
+// tlsOfWrapper is the key by which Caddy keeps the TLS of a connection that a listener
+// wrapper has made of one.
+const tlsOfWrapper caddy.CtxKey = "tls_connection_state_func"
 
 // bottom is the writer of net/http below w, if there is nothing between the two but what
 // Caddy puts there itself and what only looks on.
