@@ -25,7 +25,7 @@ const (
 	soakClients   = 200
 	writePause    = 10 * time.Millisecond
 	awayFor       = time.Second     // a backend that restarts
-	aftermath     = 5 * time.Second // of a restart: the pauses between checks have grown
+	aftermath     = 12 * time.Second // of a restart: the pauses between checks have grown, to ten seconds at most
 	instant       = 200 * time.Millisecond
 	ordinaryEvery = 10
 )

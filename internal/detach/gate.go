@@ -93,9 +93,7 @@ func gateOf(server *http.Server, addr net.Addr) *gate {
 func (g *gate) serve() {
 	_ = g.server.Serve(g) // the error says that it is
 	_ = g.Close()
-	gates.mu.Lock()
-	delete(gates.of, g.server)
-	gates.mu.Unlock()
+	forget(g.server)
 }
 
 // Accept is the next connection that comes back, and one more by which the server that is
@@ -228,19 +226,33 @@ func (g *gate) give(conn net.Conn, passes bool) bool {
 // down, and has it wait for that.
 func (g *gate) serveLast(conn net.Conn) {
 	of := g.server
-	last := &http.Server{
+	var last *http.Server
+	last = &http.Server{
 		Handler: of.Handler, ErrorLog: of.ErrorLog, BaseContext: of.BaseContext, ConnContext: of.ConnContext,
 		ReadTimeout: of.ReadTimeout, ReadHeaderTimeout: of.ReadHeaderTimeout, WriteTimeout: of.WriteTimeout, MaxHeaderBytes: of.MaxHeaderBytes,
 		Protocols: new(http.Protocols),
 		ConnState: func(_ net.Conn, s http.ConnState) {
 			if s == http.StateClosed || s == http.StateHijacked {
+				forget(last)
 				g.answered()
 			}
 		},
 	}
 	last.Protocols.SetHTTP1(true)
 	last.SetKeepAlivesEnabled(false)
+	shut := &gate{server: last, ready: make(chan struct{}), closing: true} // its request is not taken once more
+	close(shut.ready)
+	gates.mu.Lock()
+	gates.of[last] = shut
+	gates.mu.Unlock()
 	go last.Serve(&single{conn: conn, addr: g.addr})
+}
+
+// forget forgets the gate of a server.
+func forget(server *http.Server) {
+	gates.mu.Lock()
+	defer gates.mu.Unlock()
+	delete(gates.of, server)
 }
 
 // single is a listener that has one connection.
