@@ -24,7 +24,7 @@ const (
 	soakResources = 20
 	soakClients   = 200
 	writePause    = 10 * time.Millisecond
-	awayFor       = time.Second     // a backend that restarts
+	awayFor       = time.Second      // a backend that restarts
 	aftermath     = 12 * time.Second // of a restart: the pauses between checks have grown, to ten seconds at most
 	instant       = 200 * time.Millisecond
 	ordinaryEvery = 10
