@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	soakFor        = flag.Duration("soak", time.Minute, "how long each soak is")
+	soakFor        = flag.Duration("soak", 20*time.Second, "how long each soak is")
 	soakClusterFor = flag.Duration("soak-cluster", 20*time.Second, "how long that of a cluster is")
 )
 
