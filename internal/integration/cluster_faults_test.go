@@ -6,9 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -186,18 +184,7 @@ func testFlockFailsOver(t *testing.T, caddy binary) {
 	host, port, _ := net.SplitHostPort(master.addr)
 	replica := newRedis(t, "", "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
 	replica.start()
-	config := filepath.Join(t.TempDir(), "sentinel.conf")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "sentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 2000\n", host, port), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	sentinel := newRedis(t, "")
-	sentinelHost, sentinelPort, _ := net.SplitHostPort(sentinel.addr)
-	sentinel.args = []string{config, "--sentinel", "--port", sentinelPort, "--bind", sentinelHost}
-	sentinel.start()
-	waitFor(t, "a sentinel that knows the replica", func() bool {
-		known, err := sentinel.Do(context.Background(), "SENTINEL", "REPLICAS", "main").Slice()
-		return err == nil && len(known) == 1 && strings.Contains(fmt.Sprint(known), "master-link-status ok")
-	})
+	sentinel := startSentinel(t, master.addr, "")
 	f := startFlockOn(t, caddy, 3, "interval 500ms\nhold 3s", "address "+sentinel.addr+"\nmaster main")
 	w := f.wander(6)
 	w.grow(2)

@@ -157,8 +157,14 @@ func testDetachedConnections(t *testing.T, caddy binary) {
 
 	left := dialWire(t, port)
 	left.say(ask("/a", tag))
+	wantDeparture(t, s, left)
+}
+
+// wantDeparture has the only client that is detached leave, which is the first to do so.
+func wantDeparture(t *testing.T, s *sidecar, client io.Closer) {
+	t.Helper()
 	s.waitDetached(1)
-	left.Close()
+	client.Close()
 	s.waitDetached(0)
 	waitFor(t, "the departure", func() bool { return s.outcomes("left") == 1 })
 }
@@ -485,10 +491,7 @@ func testDetachedTLS(t *testing.T, caddy binary) {
 	w.want(200, "changed")
 	w.want(200, "answered")
 	w.say(strings.Replace(ask("/", "three"), "127.0.0.1", "localhost", 1))
-	s.waitDetached(1)
-	w.Close()
-	s.waitDetached(0)
-	waitFor(t, "the departure", func() bool { return s.outcomes("left") == 1 })
+	wantDeparture(t, s, w)
 }
 
 // testDetachedChurn has clients ask again at once, leave, and be drained, while the value

@@ -470,6 +470,30 @@ func testRedisSidecars(t *testing.T, caddy binary) {
 	}
 }
 
+// startSentinel has a sentinel watch the master at addr, and waits until it knows its replica.
+func startSentinel(t *testing.T, addr, password string) *redisServer {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(addr)
+	// A busy machine is not to be taken for a dead master.
+	text := fmt.Sprintf("sentinel monitor main %s %s 1\nsentinel down-after-milliseconds main 3000\nsentinel failover-timeout main 2000\n", host, port)
+	if password != "" {
+		text += "sentinel auth-pass main " + password + "\n"
+	}
+	config := filepath.Join(t.TempDir(), "sentinel.conf")
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sentinel := newRedis(t, "")
+	host, port, _ = net.SplitHostPort(sentinel.addr)
+	sentinel.args = []string{config, "--sentinel", "--port", port, "--bind", host}
+	sentinel.start()
+	waitFor(t, "a sentinel that knows the replica", func() bool {
+		known, err := sentinel.Do(context.Background(), "SENTINEL", "REPLICAS", "main").Slice()
+		return err == nil && len(known) == 1 && strings.Contains(fmt.Sprint(known), "master-link-status ok")
+	})
+	return sentinel
+}
+
 // testRedisFailover has the master die while a thousand wait, and a sentinel make
 // another one of its replica.
 func testRedisFailover(t *testing.T, caddy binary) {
@@ -479,23 +503,7 @@ func testRedisFailover(t *testing.T, caddy binary) {
 	host, port, _ := net.SplitHostPort(master.addr)
 	replica := newRedis(t, password, "--replicaof", host+" "+port, "--repl-diskless-sync-delay", "0")
 	replica.start()
-	config := filepath.Join(t.TempDir(), "sentinel.conf")
-	// A busy machine is not to be taken for a dead master.
-	if err := os.WriteFile(config, fmt.Appendf(nil, `sentinel monitor main %s %s 1
-sentinel auth-pass main %s
-sentinel down-after-milliseconds main 3000
-sentinel failover-timeout main 2000
-`, host, port, password), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	sentinel := newRedis(t, "")
-	sentinelHost, sentinelPort, _ := net.SplitHostPort(sentinel.addr)
-	sentinel.args = []string{config, "--sentinel", "--port", sentinelPort, "--bind", sentinelHost}
-	sentinel.start()
-	waitFor(t, "a sentinel that knows the replica", func() bool {
-		known, err := sentinel.Do(context.Background(), "SENTINEL", "REPLICAS", "main").Slice()
-		return err == nil && len(known) == 1 && strings.Contains(fmt.Sprint(known), "master-link-status ok")
-	})
+	sentinel := startSentinel(t, master.addr, password)
 
 	b, sitePort := serveStore(t), freePort(t)
 	s := caddy.start(t, "", redisSite(sitePort, b.addr, "address "+sentinel.addr+"\nmaster main\npassword "+password))
