@@ -184,10 +184,11 @@ func (p *poller) end(last *poll.Snapshot, now *state.State, took time.Duration, 
 // that a nonce is stale fails nobody: it has everybody come back with another one.
 func (p *poller) fail(last *poll.Snapshot, now *state.State, took time.Duration, h *cluster.Hand) *state.Reading {
 	r := &state.Reading{State: now, Result: state.Failed, Since: now.Ended, Fails: 1, Traits: p.backend.Traits()}
+	r.Pause = p.checks.Interval
 	if last.Failed() {
 		r.Fails += last.Fault.Fails
+		r.Pause = grown(last.Fault, took, max(maxFaultPause, r.Pause))
 	}
-	r.Pause = p.faultPause(r.Fails)
 	r.Due = due(r)
 	p.take(r, h)
 	r.Learnt = last.State != nil && last.State.Learnt || last.Failed() && last.Fault.Learnt
@@ -221,7 +222,7 @@ func (p *poller) publish(last *poll.Snapshot, now *state.State, took time.Durati
 	p.site.FailsNoMore(p.resource)
 	old := last.State
 	changed = old == nil || now.News
-	r = &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed), Traits: p.backend.Traits()}
+	r = &state.Reading{State: now, Result: state.Changed, Since: now.Ended, Pause: p.nextPause(old, changed, took), Traits: p.backend.Traits()}
 	if !changed {
 		r.Result, r.Since = state.Unchanged, old.Since
 	}
@@ -314,12 +315,12 @@ func (p *poller) weigh(s, fault *state.Reading) {
 	p.resource.Weigh(n)
 }
 
-// nextPause is the pause after a good check: it grows by half while nothing changes, up to
+// nextPause is the pause after a good check: it grows while nothing changes, up to
 // max_interval, and falls back to interval on a change.
-func (ps *pollers) nextPause(old *state.Reading, changed bool) time.Duration {
+func (ps *pollers) nextPause(old *state.Reading, changed bool, took time.Duration) time.Duration {
 	pause := ps.checks.Interval
 	if !changed && old.Pause > 0 {
-		pause = min(old.Pause+old.Pause/2, ps.checks.MaxInterval)
+		pause = grown(old, took, ps.checks.MaxInterval)
 	}
 	return max(pause, ps.checks.Interval)
 }
@@ -328,17 +329,14 @@ func (ps *pollers) nextPause(old *state.Reading, changed bool) time.Duration {
 // shorter than the default hold, so that who is parked sees it recover.
 const maxFaultPause = 10 * time.Second
 
-// faultPause is the pause after so many failures in a row, which is at least 1: it grows by
-// half with each of them.
-func (ps *pollers) faultPause(fails int) time.Duration {
-	pause := ps.checks.Interval
-	limit := max(maxFaultPause, pause)
-	for range fails - 1 {
-		if pause += pause / 2; pause >= limit {
-			return limit
-		}
+// grown is the pause of old, by half longer and at most limit, after a check that took so
+// long. One that has not gone by, since somebody has woken or asked, does not grow: a
+// burst of wake-ups in an outage would make all wait who nobody wakes.
+func grown(old *state.Reading, took, limit time.Duration) time.Duration {
+	if time.Now().Add(-took).Before(old.Due) {
+		return old.Pause
 	}
-	return pause
+	return min(old.Pause+old.Pause/2, limit)
 }
 
 // due is when the next check begins: after the pause, or the longer one that the backend

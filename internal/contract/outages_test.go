@@ -226,6 +226,23 @@ func TestRule7WhatIsToldInAnOutage(t *testing.T) {
 		s.get("/", waits(5)).wants("200 answered state 1").within(0, 0)
 	}))
 
+	t.Run("a wake-up makes no pause longer", virtual(func(t *testing.T) {
+		s := newSite(t, "hold 10m 0%")
+		c := s.get("/", has("1"))
+		c.mustWait()
+		s.backend.say(unreachable)
+		settle(1500 * time.Millisecond)
+		for range 20 {
+			s.wake("/")
+			settle(10 * time.Millisecond)
+		}
+		if n := s.backend.checks(); n < 20 {
+			t.Fatalf("the backend was asked %d times", n)
+		}
+		s.backend.say(tagged("2"))
+		c.wants("200 changed state 2").within(0, 3*time.Second)
+	}))
+
 	t.Run("a wake-up ends a pause of those who are parked", virtual(func(t *testing.T) {
 		s := newSite(t, "hold 10m 0%")
 		c := s.get("/", has("1"))
