@@ -189,12 +189,16 @@ func cluster(t *testing.T) []*testServer {
 		}
 		nodes[i].do("CLUSTER", "ADDSLOTSRANGE", first, last)
 	}
-	for i, n := range nodes[1:] {
-		host, port, _ := net.SplitHostPort(n.addr)
-		nodes[0].do("CLUSTER", "MEET", host, port, bus[i+1])
-	}
+	var met time.Time
 	for _, n := range nodes {
 		eventually(t, "a cluster", func() bool {
+			if time.Since(met) > 5*time.Second { // who does not answer in time is not asked again
+				met = time.Now()
+				for i, n := range nodes[1:] {
+					host, port, _ := net.SplitHostPort(n.addr)
+					nodes[0].do("CLUSTER", "MEET", host, port, bus[i+1])
+				}
+			}
 			info := n.do("CLUSTER", "INFO").(string)
 			slots, err := n.admin.Do(context.Background(), "CLUSTER", "SLOTS").Slice()
 			return err == nil && len(slots) == 3 && strings.Contains(info, "cluster_state:ok")

@@ -10,9 +10,9 @@ import (
 // it gets without.
 func compare(t testing.TB, s *server, sc script, limit int64, need bool) {
 	t.Helper()
-	direct := s.get(t, sc)
+	direct := s.alone(t, sc, sc)
 	x := &plan{need: need}
-	ours := s.get(t, owned(sc, limit, x))
+	ours := s.alone(t, sc, owned(sc, limit, x))
 	end, failed := strings.IndexAny(string(sc), "EX"), false
 	if end >= 0 {
 		failed, sc = true, sc[:end]

@@ -221,6 +221,17 @@ func (s *server) get(t testing.TB, h caddyhttp.Handler) got {
 	return g
 }
 
+// alone is get of h, which follows the script, by a connection on which no other answer
+// comes if net/http may send more of this one than it has announced.
+func (s *server) alone(t testing.TB, sc script, h caddyhttp.Handler) got {
+	t.Helper()
+	g := s.get(t, h)
+	if strings.Contains(string(sc), "C") && strings.Contains(string(sc), "R") {
+		s.Client().CloseIdleConnections()
+	}
+	return g
+}
+
 // pipes is a listener without a network, so that a server can run in a bubble.
 type pipes struct {
 	conns chan net.Conn
