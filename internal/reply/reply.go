@@ -4,6 +4,7 @@
 package reply
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -112,10 +113,17 @@ func retryAfter(left time.Duration) int {
 	return max(seconds+rand.IntN(seconds/2+1), 1+rand.IntN(2))
 }
 
-// leave answers nobody: the client has gone.
+// leave answers nobody: the client has gone. The context of a poll that is detached does
+// not say so: its connection has (contract 15.1).
 //
 //go:noinline
-func leave(p *poll.Poll) error { return caddyhttp.Error(499, p.Request.Context().Err()) }
+func leave(p *poll.Poll) error {
+	err := p.Request.Context().Err()
+	if err == nil {
+		err = context.Canceled
+	}
+	return caddyhttp.Error(499, err)
+}
 
 // Reject answers a request that could not be read, or was not for want of a place, by
 // what [poll.Poll.Ask] has failed with: 400, or 503.

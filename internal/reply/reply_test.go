@@ -1,9 +1,13 @@
 package reply
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
@@ -85,5 +89,28 @@ func TestPreferenceApplied(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// contract 15.1: the error of a client that has left is the same whether its request's context
+// says so or, for a poll that is detached, does not.
+func TestLeft(t *testing.T) {
+	p, _ := told(t)
+	texts := make(map[bool]string)
+	for _, detached := range []bool{true, false} {
+		if !detached {
+			ctx, cancel := context.WithCancel(p.Request.Context())
+			p.Request = p.Request.WithContext(ctx)
+			cancel()
+		}
+		err := new(Writer).Answer(p, httptest.NewRecorder(), poll.Verdict{Kind: poll.Gone})
+		var of caddyhttp.HandlerError
+		if !errors.As(err, &of) || of.StatusCode != 499 || !errors.Is(of.Err, context.Canceled) {
+			t.Fatalf("got %v, want a 499 because of %v", err, context.Canceled)
+		}
+		texts[detached] = of.Err.Error()
+	}
+	if texts[true] != texts[false] {
+		t.Errorf("got %q, and %q where it is detached", texts[false], texts[true])
 	}
 }
