@@ -32,6 +32,8 @@ func TestCrowds(t *testing.T) {
 		"stop":              testStop,
 		"outage":            testOutage,
 		"gigabyte":          testGigabyte,
+		"detached, reset":   testDetachedResets,
+		"detached, reloads": testDetachedReloads,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, caddy) })
 	}

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,7 +21,6 @@ var ofDetached = map[string]func(*testing.T, binary){
 	"connections":    testDetachedConnections,
 	"pipelined":      testDetachedPipelined,
 	"while parked":   testDetachedWhileParked,
-	"resets":         testDetachedResets,
 	"reload":         testDetachedReload,
 	"slow reader":    testDetachedSlowReader,
 	"passed":         testDetachedPassed,
@@ -255,51 +253,6 @@ func testDetachedWhileParked(t *testing.T, caddy binary) {
 		w.Close()
 	}
 	s.waitDetached(0)
-}
-
-// testDetachedResets has many detached connections reset at once.
-func testDetachedResets(t *testing.T, caddy binary) {
-	const n = 1000
-	b := serveBackend(t, nil)
-	port := freePort(t)
-	s := caddy.start(t, "", site(port, `
-	long_poll {
-		hold 5m
-		detach
-	}
-	reverse_proxy `+b.addr))
-	before := s.files()
-	stays := dialWire(t, port)
-	stays.say(ask("/", "one"))
-	var all []*wire
-	for range n {
-		w := dialWire(t, port)
-		w.say(ask("/", "one"))
-		all = append(all, w)
-	}
-	s.waitDetached(n + 1)
-	var ended sync.WaitGroup
-	for few := range slices.Chunk(all, 100) {
-		ended.Go(func() {
-			for _, w := range few {
-				_ = w.Conn.(*net.TCPConn).SetLinger(0)
-				w.Close()
-			}
-		})
-	}
-	ended.Wait()
-	s.waitDetached(1)
-	b.set("two")
-	stays.want(200, "changed")
-	if left := s.outcomes("left"); left != n {
-		t.Errorf("%d have left instead of %d", left, n)
-	}
-	stays.Close()
-	var files int
-	waitUntil(t, func() string { return fmt.Sprintf("%d files are open; %d were at the beginning", files, before) }, func() bool {
-		files = s.files()
-		return files <= before+10 // to the backend, of the admin endpoint
-	})
 }
 
 // testDetachedReload reloads and stops while some are detached and some are idle.
