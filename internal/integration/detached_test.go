@@ -21,6 +21,8 @@ var ofDetached = map[string]func(*testing.T, binary){
 	"connections":    testDetachedConnections,
 	"pipelined":      testDetachedPipelined,
 	"while parked":   testDetachedWhileParked,
+	"and in TLS":     testDetachedWhileParkedTLS,
+	"below TLS":      testDetachedBelowTLS,
 	"reload":         testDetachedReload,
 	"slow reader":    testDetachedSlowReader,
 	"passed":         testDetachedPassed,
@@ -220,15 +222,42 @@ func testDetachedWhileParked(t *testing.T, caddy binary) {
 	b := serveBackend(t, nil)
 	port := freePort(t)
 	s := caddy.start(t, "", detachedSite(port, b))
+	s.talkWhileParked(b, "127.0.0.1", func() *wire { return dialWire(t, port) })
+}
+
+// testDetachedWhileParkedTLS does so in TLS.
+func testDetachedWhileParkedTLS(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", tlsSite(port, "\tlong_poll {\n\t\tinterval 50ms\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
+	s.talkWhileParked(b, "localhost", s.tlsWires(port))
+}
+
+// tlsWires makes clients of a tlsSite.
+func (s *sidecar) tlsWires(port string) func() *wire {
+	s.t.Helper()
+	config := &tls.Config{RootCAs: s.authority(s.t), ServerName: "localhost", NextProtos: []string{"http/1.1"}}
+	plain := s.newTLSClient(s.t, "HTTP/1.1", port)
+	waitFor(s.t, "the certificate", func() bool { return plain.get("/plain").err == nil })
+	return func() *wire {
+		conn := tls.Client(dialWire(s.t, port).Conn, config)
+		return &wire{conn, s.t, bufio.NewReader(conn)}
+	}
+}
+
+// talkWhileParked has each of some clients, of the site on host that dial connects to, say
+// something else while its poll is detached: it is read after the answer, as net/http would.
+func (s *sidecar) talkWhileParked(b *backend, host string, dial func() *wire) {
+	t := s.t
 	all := map[string]*wire{}
 	for what, text := range map[string]string{
 		"garbage":        "\x00\xff no request at all\r\n\r\n",
-		"half a request": "GET /half HTTP/1.1\r\nHost: 127.0",
+		"half a request": "GET /half HTTP/1.1\r\nHost: " + host[:5],
 		"64 KiB":         strings.Repeat("x", 64<<10),
 		"a large header": "GET / HTTP/1.1\r\nHost: a\r\nX: " + strings.Repeat("x", 2<<20),
 	} {
-		w := dialWire(t, port)
-		w.say(ask("/"+strings.ReplaceAll(what, " ", "-"), "one"))
+		w := dial()
+		w.say(strings.ReplaceAll(ask("/"+strings.ReplaceAll(what, " ", "-"), "one"), "127.0.0.1", host))
 		all[what] = w
 		s.waitDetached(len(all))
 		go io.WriteString(w, text) // which may be more than fits on the way
@@ -239,7 +268,7 @@ func testDetachedWhileParked(t *testing.T, caddy binary) {
 		w.want(200, "changed")
 		switch what {
 		case "half a request":
-			w.say(".0.1\r\n\r\n")
+			w.say(host[5:] + "\r\n\r\n")
 			w.want(200, "answered")
 		case "a large header":
 			if resp := w.answer(); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
@@ -253,6 +282,45 @@ func testDetachedWhileParked(t *testing.T, caddy binary) {
 		w.Close()
 	}
 	s.waitDetached(0)
+}
+
+// toLocalhost is a request by the name that a tlsSite has.
+func toLocalhost(text string) string {
+	return strings.ReplaceAll(text, "Host: 127.0.0.1", "Host: localhost")
+}
+
+// testDetachedBelowTLS has clients whose polls are detached send what is no TLS, or the
+// beginning of some: who makes no sense is cut, and the others are answered.
+func testDetachedBelowTLS(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", tlsSite(port, "\tlong_poll {\n\t\tinterval 50ms\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
+	dial := s.tlsWires(port)
+	stays := dial()
+	stays.say(toLocalhost(ask("/", "one")))
+	s.waitDetached(1)
+	below := func(w *wire) net.Conn { return w.Conn.(*tls.Conn).NetConn() }
+	for i, text := range []string{
+		"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+		"\x17\x03\x03\x00\x20" + strings.Repeat("x", 32), // a record that nobody has encrypted
+		strings.Repeat("\x00", 64<<10),
+	} {
+		w := dial()
+		w.say(toLocalhost(ask("/", "one")))
+		s.waitDetached(2)
+		_, _ = io.WriteString(below(w), text) // of which the end may find nobody any more
+		w.wantEnd()
+		s.waitDetached(1)
+		waitFor(t, "the departure", func() bool { return s.outcomes("left") == i+1 })
+	}
+	half := dial()
+	half.say(toLocalhost(ask("/", "one")))
+	s.waitDetached(2)
+	_, _ = io.WriteString(below(half), "\x17\x03\x03\x00\x20half of it")
+	wantStays(t, s, 2)
+	b.set("two")
+	stays.want(200, "changed")
+	half.want(200, "changed")
 }
 
 // testDetachedReload reloads and stops while some are detached and some are idle.
@@ -425,25 +493,18 @@ func testDetachedTLS(t *testing.T, caddy binary) {
 	b := serveBackend(t, nil)
 	port := freePort(t)
 	s := caddy.start(t, "", tlsSite(port, "\tlong_poll {\n\t\tinterval 50ms\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
-	config := &tls.Config{RootCAs: s.authority(t), ServerName: "localhost", NextProtos: []string{"http/1.1"}}
-	dial := func() *wire {
-		w := dialWire(t, port)
-		conn := tls.Client(w.Conn, config)
-		return &wire{conn, t, bufio.NewReader(conn)}
-	}
-	plain := s.newTLSClient(t, "HTTP/1.1", port)
-	waitFor(t, "the certificate", func() bool { return plain.get("/plain").err == nil })
+	dial := s.tlsWires(port)
 	w := dial()
-	w.say(strings.Replace(ask("/", "one"), "127.0.0.1", "localhost", 1))
+	w.say(toLocalhost(ask("/", "one")))
 	s.waitDetached(1)
 	b.set("two")
 	w.want(200, "changed")
-	w.say(strings.Replace(ask("/", "two")+ask("/b", "other"), "127.0.0.1", "localhost", 2))
+	w.say(toLocalhost(ask("/", "two") + ask("/b", "other")))
 	s.waitParked(1)
 	b.set("three")
 	w.want(200, "changed")
 	w.want(200, "answered")
-	w.say(strings.Replace(ask("/", "three"), "127.0.0.1", "localhost", 1))
+	w.say(toLocalhost(ask("/", "three")))
 	wantDeparture(t, s, w)
 }
 
