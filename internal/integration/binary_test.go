@@ -66,6 +66,7 @@ var parts = map[string]func(*testing.T, binary){
 type binary struct {
 	path   string
 	detach bool // wherever it is long_poll that it is given
+	files  int  // how many descriptors it may have; 0 is as many as this process
 }
 
 // built is the directory of the binary that buildCaddy has built, which TestMain removes.
@@ -132,6 +133,9 @@ func (b binary) start(t *testing.T, options, sites string) *sidecar {
 	}
 	s.admin = adminClient(t, socket)
 	cmd := exec.Command(b.path, "run", "--config", file)
+	if b.files > 0 {
+		cmd = exec.Command("sh", append([]string{"-c", `ulimit -n "$0" && exec "$@"`, strconv.Itoa(b.files)}, cmd.Args...)...)
+	}
 	cmd.Env = environment(dir)
 	s.process = run(t, cmd)
 	return s
