@@ -103,6 +103,10 @@ func buildCaddy(t *testing.T) binary {
 // something else too.
 const deadline = 90 * time.Second
 
+// attempts is how often something is tried that a machine can spoil by standing still in
+// its midst.
+const attempts = 10
+
 // sidecar is a running Caddy.
 type sidecar struct {
 	*process
@@ -574,6 +578,19 @@ func (c *client) poll(path string, fields ...string) *pending {
 func (c *client) get(path string, fields ...string) reply {
 	c.t.Helper()
 	return c.poll(path, fields...).wait()
+}
+
+// expires is the answer to a GET whose time is up while it is parked. Where a machine
+// stands still, that can be before the first check has told that there is something to wait
+// for, and nobody was parked: then it asks again.
+func (c *client) expires(path string, fields ...string) (r reply) {
+	c.t.Helper()
+	for range attempts {
+		if r = c.get(path, fields...); r.status != http.StatusNotModified || r.outcome() != "answered" {
+			break
+		}
+	}
+	return r.want(c.t, http.StatusNotModified, "expired")
 }
 
 // wait is for the answer.

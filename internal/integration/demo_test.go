@@ -67,7 +67,7 @@ func testDemo(t *testing.T, caddy binary) {
 	first := d.get(path, "Prefer: wait=25").want(t, 200, "answered").wantBody(t, `{"order": 42, "status": "packing"}`+"\n").
 		wantFields(t, "Cache-Control: no-cache", "Content-Type: application/json")
 	version := "If-None-Match: " + first.header.Get("ETag")
-	d.get(path, version, "Prefer: wait=3").want(t, 304, "expired")
+	d.expires(path, version, "Prefer: wait=3")
 	p := d.poll(path, version)
 	waitFor(t, "one that is parked", func() bool { return d.parked() == 1 })
 	wantWaiting(t, []*pending{p})

@@ -27,6 +27,10 @@ type sameCase struct {
 	stays  bool // nothing changes until the time is up
 }
 
+// patient is for longer than a busy machine takes for all first checks, before which nobody
+// is parked whose time could be up.
+const patient = "Wait: 12"
+
 // sameCases are many answers, statuses, methods and fields.
 func sameCases() []sameCase {
 	var all []sameCase
@@ -60,13 +64,13 @@ func sameCases() []sameCase {
 		{"Authorization: Basic YTpi"}, {"Cookie: a=b"}, {"X-Forwarded-For: 10.0.0.1"}, {"User-Agent: other"},
 	} {
 		all = append(all, sameCase{method: "GET", fields: fields, status: 200, text: "some text"},
-			sameCase{method: "GET", fields: append([]string{"Wait: 1"}, fields...), stays: true})
+			sameCase{method: "GET", fields: append([]string{patient}, fields...), stays: true})
 	}
 	return append(all,
 		sameCase{method: "POST", fields: []string{"Expect: 100-continue"}, body: "asked", status: 200, text: "some text"},
-		sameCase{method: "HEAD", fields: []string{"Wait: 1"}, stays: true},
-		sameCase{method: "GET", fields: []string{"Prefer: wait=1"}, stays: true},
-		sameCase{method: "POST", fields: []string{"Wait: 1"}, body: "asked", stays: true},
+		sameCase{method: "HEAD", fields: []string{patient}, stays: true},
+		sameCase{method: "GET", fields: []string{"Prefer: wait=12"}, stays: true},
+		sameCase{method: "POST", fields: []string{patient}, body: "asked", stays: true},
 	)
 }
 

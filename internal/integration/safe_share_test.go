@@ -453,7 +453,7 @@ func testRenewedSession(t *testing.T, caddy binary) {
 	}
 	cookie := latest(c.get("/", "Cookie: sid="+session(1000)).want(t, 200, "answered"))
 	// At a time-out, and then at a change, each after several checks.
-	cookie = latest(c.get("/", cookie, `If-None-Match: "one"`, "Prefer: wait=3").want(t, 304, "expired"))
+	cookie = latest(c.get("/", cookie, `If-None-Match: "one"`, "Prefer: wait=12").want(t, 304, "expired"))
 	p := c.poll("/", cookie, `If-None-Match: "one"`)
 	s.waitParked(1)
 	asked := b.asked.Load()
