@@ -181,12 +181,15 @@ func testClusterAsOne(t *testing.T, caddy binary) {
 	f := startFlock(t, caddy, 5, "interval 500ms\nhold 10m", "")
 	all := f.park(20, five...)
 
-	began := time.Now() // clocks are read around what they time
-	before := f.backend.reads.Load()
-	waitFor(t, "some checks", func() bool { return f.backend.reads.Load() >= before+6 })
-	if took := time.Since(began); took < 6*500*time.Millisecond-500*time.Millisecond {
-		t.Errorf("6 checks within %v; want one each 500ms over all Caddys", took)
-	}
+	inAWindow(t, func() string {
+		began := time.Now() // clocks are read around what they time
+		before := f.backend.reads.Load()
+		waitFor(t, "some checks", func() bool { return f.backend.reads.Load() >= before+6 })
+		if took := time.Since(began); took < 6*500*time.Millisecond-500*time.Millisecond {
+			return fmt.Sprintf("6 checks within %v; want one each 500ms over all Caddys", took)
+		}
+		return ""
+	})
 	var holder int
 	waitFor(t, "who has the lease to be the one that says that it checks", func() bool {
 		holder = f.holder(five...)
@@ -201,8 +204,8 @@ func testClusterAsOne(t *testing.T, caddy binary) {
 		t.Error("no state has come from the cluster")
 	}
 	for range 3 {
-		began = time.Now()
-		before = f.backend.reads.Load()
+		began := time.Now()
+		before := f.backend.reads.Load()
 		f.change(all)
 		n := f.backend.reads.Load() - before
 		took := time.Since(began)
@@ -333,9 +336,7 @@ func testClusterHandedOn(t *testing.T, caddy binary) {
 	if f.holder(without(three, next)...) != last {
 		t.Errorf("the lease was not handed on to the last one who waits")
 	}
-	if n := f.caddys[next].metric("caddy_long_poll_leases"); n != 0 {
-		t.Errorf("%d leases where nobody waits", n)
-	}
+	waitFor(t, "no lease where nobody waits", func() bool { return f.caddys[next].metric("caddy_long_poll_leases") == 0 })
 }
 
 func testClusterRedisKilled(t *testing.T, caddy binary) {
@@ -380,20 +381,23 @@ func testClusterRedisRefuses(t *testing.T, caddy binary) {
 
 func testClusterWakes(t *testing.T, caddy binary) {
 	f := startFlock(t, caddy, 3, "interval 20s\nhold 10m\nwake writes", "")
+	since := time.Now() // before the last check
 	all := f.park(10, three...)
 	holder := f.holder(three...)
 	for _, i := range three {
 		f.quiet()
-		before := f.backend.reads.Load()
+		before, written := f.backend.reads.Load(), time.Now()
 		n := f.backend.value.Add(1)
 		f.clients[i].send("PUT", "/orders", "").wait()
 		wantAll(t, all, 200, "changed")
 		for _, p := range all {
 			p.reply.wantBody(t, fmt.Sprint(n))
 		}
-		if reads := f.backend.reads.Load() - before; reads > 1 {
-			t.Errorf("a write at %d (%d checks) has caused %d checks; want 1", i, holder, reads)
+		reads := f.backend.reads.Load() - before
+		if most := 1 + int64(time.Since(since)/(18*time.Second)); reads > most { // a tenth less than the interval
+			t.Errorf("a write at %d (%d checks) has caused %d checks; want 1, and those at the interval, %d in all", i, holder, reads, most)
 		}
+		since = written
 		all = f.park(10, three...)
 	}
 	// Where nobody waits, too.
@@ -477,13 +481,16 @@ func testClusterIdle(t *testing.T, caddy binary) {
 	// What has come with the last who have parked is over after some checks.
 	settled := f.backend.reads.Load()
 	waitFor(t, "some checks", func() bool { return f.backend.reads.Load() >= settled+4 })
-	reads, before := f.backend.reads.Load(), f.commands()
-	waitFor(t, "many checks", func() bool { return f.backend.reads.Load() >= reads+10 })
-	checks, commands := f.backend.reads.Load()-reads, f.commands()-before
-	if commands > 3*(checks+1) {
-		t.Errorf("%d commands for %d checks; want 3 for each at most", commands, checks)
-	}
-	t.Logf("%d commands for %d checks", commands, checks)
+	inAWindow(t, func() string {
+		reads, before := f.backend.reads.Load(), f.commands()
+		waitFor(t, "many checks", func() bool { return f.backend.reads.Load() >= reads+10 })
+		checks, commands := f.backend.reads.Load()-reads, f.commands()-before
+		if commands > 3*(checks+1) {
+			return fmt.Sprintf("%d commands for %d checks; want 3 for each at most", commands, checks)
+		}
+		t.Logf("%d commands for %d checks", commands, checks)
+		return ""
+	})
 	wantWaiting(t, all)
 	f.change(all)
 }
@@ -511,13 +518,21 @@ func (f *flock) commands() (n int64) {
 // quiet waits until nothing is said on Redis any more.
 func (f *flock) quiet() {
 	f.t.Helper()
-	since, last := time.Now(), f.commands()
-	waitFor(f.t, "silence on redis", func() bool {
-		if n := f.commands(); n != last {
-			since, last = time.Now(), n
+	waitQuiet(f.t, "silence on redis", 150, f.commands)
+}
+
+// inAWindow tries what holds for Caddys none of which has just stood still, for longer than a
+// lease: it is to hold in one of a few windows of time.
+func inAWindow(t *testing.T, try func() (wrong string)) {
+	t.Helper()
+	var wrong string
+	for range attempts {
+		if wrong = try(); wrong == "" {
+			return
 		}
-		return time.Since(since) > 1500*time.Millisecond
-	})
+		t.Log(wrong)
+	}
+	t.Error(wrong)
 }
 
 // testClusterNoStepBack has clients go from one Caddy to the next while the value changes and

@@ -130,12 +130,20 @@ func (s *store) shut() (open func()) {
 // quiet waits until nothing is read any more, and returns how often it was.
 func (s *store) quiet(t *testing.T) int64 {
 	t.Helper()
-	since, last := time.Now(), s.reads.Load()
-	waitFor(t, "an end of checks", func() bool {
-		if n := s.reads.Load(); n != last {
-			since, last = time.Now(), n
+	return waitQuiet(t, "an end of checks", 100, s.reads.Load)
+}
+
+// waitQuiet waits until a count has stayed the same for so many looks, of which there are a
+// hundred in a second: where the machine stands still, nobody looks.
+func waitQuiet(t *testing.T, what string, looks int, count func() int64) (last int64) {
+	t.Helper()
+	same := -1
+	waitFor(t, what, func() bool {
+		if n := count(); n != last {
+			same, last = 0, n
 		}
-		return time.Since(since) > time.Second
+		same++
+		return same > looks
 	})
 	return last
 }
