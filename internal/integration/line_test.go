@@ -137,9 +137,11 @@ func testHoldAutoBehind(t *testing.T, h hop) {
 		ended = make(chan struct{})
 		polls atomic.Int64
 		cuts  atomic.Int64
+		worst atomic.Int64 // nanoseconds of the longest that was cut
 
 		// Of requests that began when it was found.
 		held  [clients]atomic.Int64
+		kept  atomic.Int64 // the sum of these
 		after atomic.Int64
 	)
 	for i := range clients {
@@ -158,12 +160,15 @@ func testHoldAutoBehind(t *testing.T, h hop) {
 				switch {
 				case p.reply.status == 504:
 					cuts.Add(1)
+					for was := worst.Load(); int64(p.reply.took) > was && !worst.CompareAndSwap(was, int64(p.reply.took)); was = worst.Load() {
+					}
 					if knew {
 						after.Add(1)
 					}
 					pause(ended, time.Duration(500+10*i)*time.Millisecond)
 				case p.reply.status == 304 && knew:
 					held[i].Add(1)
+					kept.Add(1)
 				}
 			}
 		})
@@ -178,9 +183,10 @@ func testHoldAutoBehind(t *testing.T, h hop) {
 		}
 		pause(ended, 100*time.Millisecond)
 	}
-	// On a machine that is slow, Caddy begins to count later than the hop.
-	if got := time.Duration(s.metric("caddy_long_poll_cut_seconds")) * time.Second; got > h.limit || got < h.limit-time.Second {
-		t.Errorf("found a cut after %v; it is one after %v", got, h.limit)
+	// On a machine that is slow, Caddy begins to count later than the hop; and where it stood
+	// still, the hop has cut later than it should.
+	if got := time.Duration(s.metric("caddy_long_poll_cut_seconds")) * time.Second; got > max(h.limit, time.Duration(worst.Load())) || got < h.limit-time.Second {
+		t.Errorf("found a cut after %v; it is one after %v, and %v at most", got, h.limit, time.Duration(worst.Load()))
 	}
 	t.Logf("found after %d polls, %d of them cut", polls.Load(), cuts.Load())
 	if n := strings.Count(s.logs.String(), `"something cuts silent connections after `); n != 1 {
@@ -195,9 +201,13 @@ func testHoldAutoBehind(t *testing.T, h hop) {
 		waitFor(t, "two answers for each client", func() bool { return held[i].Load() >= 2 })
 	}
 	// The tenth by which an answer comes before the limit can pass on a machine that is busy,
-	// but not with each.
-	if n := after.Load(); n > clients/10 {
-		t.Errorf("%d requests were cut although it was known by what", n)
+	// with all at once where it stands still, but not again and again.
+	patience = time.Now().Add(3 * deadline)
+	for after.Load() > max(clients, kept.Load())/10 {
+		if time.Now().After(patience) {
+			t.Fatalf("%d requests were cut although it was known by what, and %d were held", after.Load(), kept.Load())
+		}
+		pause(ended, 100*time.Millisecond)
 	}
 }
 
