@@ -160,14 +160,14 @@ func testTimeouts(t *testing.T, caddy binary) {
 	ports := make(map[string]string) // by what is cut short there
 	for name, timeouts := range map[string]string{
 		// which are for the handshake too: less than a busy machine may take for it is too little
-		"write":                 "write 4s",
-		"read":                  "read_body 4s\nread_header 4s",
+		"write":                 "write 12s",
+		"read":                  "read_body 12s\nread_header 12s",
 		"write idle":            "write_idle 3s 10000",
 		"read idle":             "read_body_idle 3s 10000",
 		"idle":                  "idle 3s",
-		"all":                   "write 4s\nwrite_idle 3s 10000\nread_body 4s\nread_body_idle 3s 10000\nread_header 4s\nidle 3s",
+		"all":                   "write 12s\nwrite_idle 3s 10000\nread_body 12s\nread_body_idle 3s 10000\nread_header 12s\nidle 3s",
 		"the timeouts handler":  "idle 5m",
-		"the handler and write": "write 4s\nread_body 4s",
+		"the handler and write": "write 12s\nread_body 12s",
 	} {
 		port := freePort(t)
 		ports[name] = port
@@ -199,8 +199,8 @@ func testTimeouts(t *testing.T, caddy binary) {
 			add := func(polls *[]poll, method, path, body string, fields ...string) {
 				*polls = append(*polls, poll{name + ", " + method, c.send(method, path, body, append(fields, `If-None-Match: "one"`)...)})
 			}
-			add(&expiring, "GET", "/api/expiring", "", "Prefer: wait=6")
-			add(&expiring, "POST", "/api/expiring", "a body", "Prefer: wait=6")
+			add(&expiring, "GET", "/api/expiring", "", "Prefer: wait=18")
+			add(&expiring, "POST", "/api/expiring", "a body", "Prefer: wait=18")
 			add(&changing, "GET", "/api/changing", "")
 			add(&changing, "POST", "/api/changing", "a body")
 		}
