@@ -257,7 +257,7 @@ func TestChecksAfterAnOutageAreSpread(t *testing.T) {
 	t.Parallel()
 	s := startRedis(t)
 	p := hasty()
-	p.spread = 2 * time.Second // which a busy machine may shorten by what it stands still
+	p.spread = 2 * time.Second
 	w := newWaker(t, p, "address "+s.addr)
 
 	const n = 100
@@ -281,19 +281,23 @@ func TestChecksAfterAnOutageAreSpread(t *testing.T) {
 	for range n {
 		<-acknowledged
 	}
-	s.kill()
-	s.start()
-	var begin, end time.Time
-	for range n {
-		at := <-woken
-		if begin.IsZero() {
-			begin = at
+	var d time.Duration
+	for range 5 { // a machine that stands still has what was due meanwhile come at once
+		s.kill()
+		s.start()
+		var begin, end time.Time
+		for range n {
+			at := <-woken
+			if begin.IsZero() {
+				begin = at
+			}
+			end = at
 		}
-		end = at
+		if d = end.Sub(begin); d >= p.spread/2 {
+			return
+		}
 	}
-	if d := end.Sub(begin); d < p.spread/2 {
-		t.Errorf("%d checks within %s, want them spread over %s", n, d, p.spread)
-	}
+	t.Errorf("%d checks within %s, want them spread over %s", n, d, p.spread)
 }
 
 func TestOneCheckForSeveralChannels(t *testing.T) {
@@ -354,7 +358,9 @@ func TestHalfOpen(t *testing.T) {
 	t.Parallel()
 	needServer(t, "process to stop")
 	s := startRedis(t)
-	w := newWaker(t, hasty(), "address "+s.addr)
+	p := hasty()
+	p.pong = 3 * time.Second // a machine that stands still for that long is an outage of its own
+	w := newWaker(t, p, "address "+s.addr)
 	a := watchPath(t, w, "/a")
 	a.is(1)
 	s.signal(syscall.SIGSTOP)
@@ -362,12 +368,14 @@ func TestHalfOpen(t *testing.T) {
 	b := watchPath(t, w, "/b")
 	b.stop()
 	s.signal(syscall.SIGCONT)
-	a.is(2)
-	if !w.Up() {
-		t.Error("woken, but not up")
-	}
-	s.publish("long_poll:/a", "")
-	a.is(3)
+	eventually(t, "a wake-up after the outage", func() bool { return a.count.Load() >= 2 })
+	eventually(t, "the waker up", w.Up)
+	eventually(t, "a wake-up by each message", func() bool {
+		before := a.count.Load()
+		s.publish("long_poll:/a", "")
+		eventually(t, "it", func() bool { return a.count.Load() > before })
+		return true
+	})
 	eventually(t, "the old connections closed", func() bool { return s.connections() == 1 })
 }
 
@@ -376,9 +384,7 @@ func TestSlow(t *testing.T) {
 	t.Parallel()
 	needServer(t, "DEBUG SLEEP")
 	s := startRedis(t, "--enable-debug-command", "yes")
-	p := hasty()
-	p.pong = 5 * time.Second
-	w := newWaker(t, p, "address "+s.addr)
+	w := newWaker(t, hasty(), "address "+s.addr)
 	logs := observe(w, zap.InfoLevel)
 	a := watchPath(t, w, "/a")
 	a.is(1)

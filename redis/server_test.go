@@ -79,13 +79,13 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// hasty is a pace for tests. Its patience is still long enough for a machine
-// that is busy with other tests.
+// hasty is a pace for tests. Its patience is still long enough for a machine that is busy
+// with other tests, or stands still: no server is lost that is there.
 func hasty() *pace {
 	return &pace{
 		ping:     200 * time.Millisecond,
-		pong:     3 * time.Second,
-		dial:     3 * time.Second,
+		pong:     30 * time.Second,
+		dial:     30 * time.Second,
 		pauseMin: 10 * time.Millisecond,
 		pauseMax: 200 * time.Millisecond,
 		retryMax: 300 * time.Millisecond,

@@ -121,10 +121,13 @@ func TestLives(t *testing.T) {
 			if err := target.read(server.URL); err != nil {
 				t.Fatal(err)
 			}
-			m := target.lives(context.Background(), `"1"`, 2*time.Second)
-			if m.end != test.end || m.how != test.how {
-				t.Errorf("got %+v; want end %d, %q", m, test.end, test.how)
+			var m measured
+			for range attempts { // it tells them apart by how long they take
+				if m = target.lives(context.Background(), `"1"`, 2*time.Second); m.end == test.end && m.how == test.how {
+					return
+				}
 			}
+			t.Errorf("got %+v; want end %d, %q", m, test.end, test.how)
 		})
 	}
 }
@@ -150,9 +153,13 @@ func TestMeasureNothing(t *testing.T) {
 			if err := target.read(server.URL); err != nil {
 				t.Fatal(err)
 			}
-			if err := measure(context.Background(), &target, time.Second, new(screen)); err == nil || !strings.Contains(err.Error(), name) {
-				t.Errorf("got %v", err)
+			var err error
+			for range attempts { // "at once" is within a second
+				if err = measure(context.Background(), &target, time.Second, new(screen)); err != nil && strings.Contains(err.Error(), name) {
+					return
+				}
 			}
+			t.Errorf("got %v", err)
 		})
 	}
 }
