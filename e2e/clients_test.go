@@ -27,8 +27,9 @@ func TestREST(t *testing.T) {
 func TestReloads(t *testing.T) {
 	t.Parallel()
 	const n = 20
-	s := newSite(t, "rest", newBackend(t, "", record))
-	c := newCrowd(t, s, n, restClients)
+	// Nobody's time is up, for who comes back because of that may meet such a listener.
+	s := newSiteOf(t, "rest", newBackend(t, "", record), 10*patience)
+	c := newCrowd(t, s, n, restWaiting(600))
 	for reloads := range 20 {
 		await(t, "the next round", func() error {
 			if drained := s.outcomes("drained"); drained < n*reloads {
@@ -43,22 +44,28 @@ func TestReloads(t *testing.T) {
 	}
 }
 
-var restClients = each(func(ctx context.Context, c *conn, tell func(string)) error {
-	var etag string
-	for {
-		a, err := c.get(ctx, "/api/order", "If-None-Match", etag, "Prefer", "wait=2")
-		switch {
-		case err != nil:
-			return err
-		case a.status == http.StatusNotModified && etag != "":
-		case a.status != http.StatusOK || a.header.Get("Preference-Applied") != "wait=2":
-			return a.unexpected()
-		default:
-			etag = a.header.Get("ETag")
-			tell(a.member("value"))
+var restClients = restWaiting(2)
+
+// restWaiting are clients that want to wait for so many seconds.
+func restWaiting(seconds int) clients {
+	wait := fmt.Sprint("wait=", seconds)
+	return each(func(ctx context.Context, c *conn, tell func(string)) error {
+		var etag string
+		for {
+			a, err := c.get(ctx, "/api/order", "If-None-Match", etag, "Prefer", wait)
+			switch {
+			case err != nil:
+				return err
+			case a.status == http.StatusNotModified && etag != "":
+			case a.status != http.StatusOK || a.header.Get("Preference-Applied") != wait:
+				return a.unexpected()
+			default:
+				etag = a.header.Get("ETag")
+				tell(a.member("value"))
+			}
 		}
-	}
-})
+	})
+}
 
 func TestLiveResource(t *testing.T) {
 	d := dialect{file: "liveresource", answer: record, clients: each(func(ctx context.Context, c *conn, tell func(string)) error {

@@ -122,6 +122,12 @@ type site struct {
 
 func newSite(t *testing.T, file string, b *backend) *site {
 	t.Helper()
+	return newSiteOf(t, file, b, wait)
+}
+
+// newSiteOf is a site with that hold.
+func newSiteOf(t *testing.T, file string, b *backend, hold time.Duration) *site {
+	t.Helper()
 	home := t.TempDir()
 	for range 5 {
 		listen, admin := freePorts(t)
@@ -130,7 +136,7 @@ func newSite(t *testing.T, file string, b *backend) *site {
 			url: "http://" + listen, admin: "http://" + admin, logs: new(buffer), ended: make(chan struct{}),
 		}
 		cmd := exec.Command(caddy, "run", "--config", s.file, "--adapter", "caddyfile")
-		cmd.Env = append(os.Environ(), "BACKEND="+b.addr, "LISTEN="+s.url, "ADMIN="+admin, "HOLD="+wait.String(),
+		cmd.Env = append(os.Environ(), "BACKEND="+b.addr, "LISTEN="+s.url, "ADMIN="+admin, "HOLD="+hold.String(),
 			"HOME="+home, "XDG_CONFIG_HOME="+home, "XDG_DATA_HOME="+home)
 		cmd.Stdout, cmd.Stderr = s.logs, s.logs
 		if err := cmd.Start(); err != nil {
