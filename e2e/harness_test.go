@@ -29,7 +29,7 @@ import (
 const (
 	wait     = 2 * time.Second // for how long the clients want to wait
 	interval = time.Second     // the default, which the recipes keep
-	patience = 60 * time.Second
+	patience = 90 * time.Second
 )
 
 // caddy is the built binary.

@@ -116,18 +116,26 @@ func TestTelegramTimeout(t *testing.T) {
 			t.Parallel()
 			c := &conn{site: s.url, transport: new(http.Transport)}
 			defer c.transport.CloseIdleConnections()
-			began := time.Now()
-			a, err := c.do(t.Context(), poll.method, "/bot"+telegramToken+"/getUpdates"+poll.query, poll.body, "Content-Type", poll.kind)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a.status != http.StatusOK {
-				t.Error(a.unexpected())
+			var took time.Duration
+			var outcome string
+			for range 5 { // its time may be up before the first check, where the machine stands still
+				began := time.Now()
+				a, err := c.do(t.Context(), poll.method, "/bot"+telegramToken+"/getUpdates"+poll.query, poll.body, "Content-Type", poll.kind)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if a.status != http.StatusOK {
+					t.Error(a.unexpected())
+				}
+				took, outcome = time.Since(began), a.header.Get("Long-Poll")
+				if !poll.held || !strings.HasPrefix(outcome, "answered;") {
+					break
+				}
 			}
 			// Up to a tenth less than what is asked for.
-			expired := strings.HasPrefix(a.header.Get("Long-Poll"), "expired;")
-			if took := time.Since(began); expired != poll.held || expired && took < 900*time.Millisecond {
-				t.Errorf("held for %v: %s", took, a.header.Get("Long-Poll"))
+			expired := strings.HasPrefix(outcome, "expired;")
+			if expired != poll.held || expired && took < 900*time.Millisecond {
+				t.Errorf("held for %v: %s", took, outcome)
 			}
 		})
 	}

@@ -3,10 +3,12 @@ package redis
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,7 +28,7 @@ import (
 
 // patience is how long anything that has to happen may take on a slow machine that does
 // something else too.
-const patience = 60 * time.Second
+const patience = 90 * time.Second
 
 // TestMain fails if a test leaves a goroutine of this package or of go-redis
 // behind.
@@ -144,23 +146,27 @@ func newServer(t *testing.T, binary string, args ...string) *testServer {
 	return &testServer{t: t, addr: addr, binary: binary, args: append(base, args...)}
 }
 
-// taken are the ports that this process has given away: the kernel may offer the
-// same one again before a server listens on it.
+// taken are the ports that this process has given away.
 var taken sync.Map
 
+// freeAddr is one that nobody listens on. Its port is below those that connections are given
+// as a rule, or one of these could take it before the server listens, or while it is killed.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	for {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 1000 {
+		port := 10000 + rand.IntN(20000)
+		if _, again := taken.LoadOrStore(port, true); again {
+			continue
+		}
+		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		addr := ln.Addr().(*net.TCPAddr)
 		ln.Close()
-		if _, again := taken.LoadOrStore(addr.Port, true); !again {
-			return addr.String()
-		}
+		return ln.Addr().String()
 	}
+	t.Fatal("there is no free port")
+	return ""
 }
 
 func (s *testServer) start() {

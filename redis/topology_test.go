@@ -109,7 +109,7 @@ func sentinels(t *testing.T) (master, replica, sentinel *testServer) {
 bind 127.0.0.1
 sentinel monitor main %s %s 1
 sentinel auth-pass main secret
-sentinel down-after-milliseconds main 500
+sentinel down-after-milliseconds main 3000
 sentinel failover-timeout main 2000
 `, sentinelPort, host, port), 0o600); err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func cluster(t *testing.T) []*testServer {
 	bus := make([]string, 3)
 	for i := range nodes {
 		_, bus[i], _ = net.SplitHostPort(freeAddr(t))
-		nodes[i] = startRedis(t, "--cluster-enabled", "yes", "--cluster-port", bus[i], "--cluster-node-timeout", "1000",
+		nodes[i] = startRedis(t, "--cluster-enabled", "yes", "--cluster-port", bus[i], "--cluster-node-timeout", "3000",
 			"--cluster-require-full-coverage", "no", "--cluster-allow-pubsubshard-when-down", "no", "--notify-keyspace-events", "KA")
 		first, last := i*5461, (i+1)*5461-1
 		if i == 2 {

@@ -127,13 +127,21 @@ func (s *sidecar) waitUp(up bool) {
 }
 
 // wantRedisLogs fails the test unless outages were logged so often: when they
-// began and when they ended.
+// began and when they ended. A server that stands still for some seconds, as all of a busy
+// machine can, is one more.
 func (s *sidecar) wantRedisLogs(lost, back int) {
 	s.t.Helper()
-	for message, want := range map[string]int{"lost redis; resources are checked at their interval only": lost, "redis is back; every watched resource is checked": back} {
+	const begins = "lost redis; resources are checked at their interval only"
+	for message, want := range map[string]int{begins: lost, "redis is back; every watched resource is checked": back} {
 		waitFor(s.t, fmt.Sprintf("%d times %q in the log", want, message), func() bool { return len(s.logs.entries(message)) >= want })
-		if n := len(s.logs.entries(message)); n != want {
-			s.t.Errorf("logged %q %d times; want %d", message, n, want)
+		silent := 0
+		for _, entry := range s.logs.entries(begins) {
+			if strings.Contains(fmt.Sprint(entry["error"]), "no answer to a ping") {
+				silent++
+			}
+		}
+		if n := len(s.logs.entries(message)); n > want+silent {
+			s.t.Errorf("logged %q %d times; want %d, and %d for silence", message, n, want, silent)
 		}
 	}
 }
