@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -47,9 +48,19 @@ func TestPageOfAnotherOrigin(t *testing.T) {
 	t.Cleanup(pages.Close)
 
 	b.call("Page.navigate", map[string]any{"url": strings.Replace(pages.URL, "127.0.0.1", "a.localhost", 1)}, nil)
-	b.await(`200 "1" answered;.* 7\n304 "1" expired;.* 7\n`)
-	h.say(open(tagged(`"2"`)))
-	text := b.await(`200 "2" changed;.* 7\n304 "2" expired;.* 7`)
+	// Where the machine stands still, a poll's time is up before it is parked, or right before
+	// the change.
+	b.await(`200 "1" answered;.* 7\n(304 "1" answered;.* 7\n)*304 "1" expired;.* 7\n`)
+	var text string
+	for i := 2; !strings.Contains(text, " changed;"); i++ {
+		if i > attempts {
+			t.Fatalf("no change reaches a poll that is parked:\n%s", text)
+		}
+		until(t, "the page waits", func() bool { return h.seen.Lot.Parked() == 1 })
+		tag := fmt.Sprintf(`"%d"`, i)
+		h.say(open(tagged(tag)))
+		text = b.await(fmt.Sprintf(`200 %[1]s (changed|answered);.* 7\n(304 %[1]s answered;.* 7\n)*304 %[1]s expired;.* 7`, tag))
+	}
 	b.eval("over = true")
 	if strings.Contains(text, "Error") {
 		t.Errorf("the page says %s", text)

@@ -68,7 +68,7 @@ var scripts = map[string]string{
 		navigator.serviceWorker.register("/worker.js").then(() => controlled).then(() => ask()).then(tell, failed)`,
 	"/polls": `
 		ask().then(first => { tell(first); return ask({headers: {"Prefer": "wait=20", "If-None-Match": first.etag}}) }).then(tell, failed)`,
-	"/waits":   `ask({headers: {"Prefer": "wait=20"}}).then(first => ask({headers: {"Prefer": "wait=3", "If-None-Match": first.etag}})).then(r => say(r.status + " " + r.why), failed)`,
+	"/waits":   `ask({headers: {"Prefer": "wait=20"}}).then(first => ask({headers: {"Prefer": "wait=12", "If-None-Match": first.etag}})).then(r => say(r.status + " " + r.why), failed)`,
 	"/nothing": ``,
 }
 
