@@ -318,9 +318,12 @@ func TestPage(t *testing.T) {
 	redis.down.Store(false)
 	h.say(tagged(`"2"`))
 	b.await(`(?i)parked now\s+0\b`)
-	text = b.await(`All is well`)
-	saved := uint64(gathered(t)["caddy_long_poll_checks_saved_total"].GetMetric()[0].GetCounter().GetValue())
-	wantText(t, text, `(?i)requests saved\s+`+regexp.QuoteMeta(grouped(saved))+`\b`, `(?i)release of a change\s+≤`)
+	until(t, "the page knows of all that was saved", func() bool {
+		text = b.await(`All is well`)
+		saved := uint64(gathered(t)["caddy_long_poll_checks_saved_total"].GetMetric()[0].GetCounter().GetValue())
+		return regexp.MustCompile(`(?i)requests saved\s+` + regexp.QuoteMeta(grouped(saved)) + `\b`).MatchString(text)
+	})
+	wantText(t, text, `(?i)release of a change\s+≤`)
 	b.look("released", "dark", 1280)
 
 	// Of a thousand, twenty find a place.
@@ -331,6 +334,8 @@ func TestPage(t *testing.T) {
 	text = b.await(`Little is left of max_parked`)
 	wantText(t, text, `All is well`, `max_parked 20 of 20`)
 	parkMany("/jobs/1", "", 3000)
+	b.await(`3,000 of`)
+	b.await(`/jobs/1\s+GET shop\.example\s+20\s`) // who is about to be refused waits until then
 	text = b.await(`% of the requests are refused`)
 	wantText(t, text, `(?i)parked now\s+20\b`, `3,000 of`, `max_parked 20 of 20`)
 	if strings.Contains(text, "All is well") {
