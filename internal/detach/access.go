@@ -101,7 +101,8 @@ func (k *parked) log(a *answer, failed error) {
 	r := k.poll.Request
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	logs := server.Logs
-	if !k.logged && failed == nil {
+	logged := k.logged
+	if k.logged = false; !logged && failed == nil {
 		return
 	}
 	took := time.Since(k.poll.Arrived)
@@ -110,7 +111,7 @@ func (k *parked) log(a *answer, failed error) {
 	if failed != nil {
 		k.logError(logs, request, took, failed)
 	}
-	if !k.logged {
+	if !logged {
 		return
 	}
 	level := zapcore.InfoLevel

@@ -182,23 +182,29 @@ func statusOf(err error) int {
 
 // writeRest writes what is left of an answer, for as long as the server's timeouts allow.
 func (c *connection) writeRest(a *answer, err error, parts ...[]byte) {
-	limits := c.poll.limits()
-	var failed error
+	failed := c.writeParts(c.poll.limits(), parts)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.guard()
+	_ = c.conn.SetWriteDeadline(time.Time{})
+	c.gone = c.gone || failed != nil
+	c.written(a, err)
+}
+
+// writeParts writes parts one after the other, each in time.
+func (c *connection) writeParts(limits limits, parts [][]byte) (err error) {
+	defer c.guardWrapped(&err)
 	for _, b := range parts {
-		for len(b) > 0 && failed == nil {
+		for len(b) > 0 && err == nil {
 			few := b[:min(len(b), chunk)]
 			if at := limits.next(); !at.IsZero() {
 				_ = c.conn.SetWriteDeadline(at)
 			}
-			_, failed = c.conn.Write(few)
+			_, err = c.conn.Write(few)
 			b = b[len(few):]
 		}
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_ = c.conn.SetWriteDeadline(time.Time{})
-	c.gone = c.gone || failed != nil
-	c.written(a, err)
+	return err
 }
 
 // chunk is how much of an answer has to be taken within write_idle_timeout.
@@ -239,7 +245,7 @@ func (l limits) next() time.Time {
 func (c *connection) written(a *answer, err error) {
 	k := c.poll
 	k.lobby.Told(k.poll)
-	k.lobby.Count(-1)
+	k.count()
 	k.log(a, err)
 	c.told()
 }

@@ -56,6 +56,7 @@ type parked struct {
 	header http.Header // as the handlers on the way to us have set it; shared
 	logged bool        // the access log has a line of it
 	closes bool        // the client wants no other answer on this connection
+	left   bool        // it is not counted any more
 
 	// protected by the lobby's crowds.mu
 	crowd *crowd // nil if it is in none
@@ -109,6 +110,7 @@ func (c *connection) own(conn net.Conn, r *bufio.Reader) {
 func (c *connection) armed(gone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.guard()
 	_ = c.conn.SetDeadline(time.Time{}) // what the server has set
 	c.gate.add(c)
 	c.stage = waiting
@@ -127,6 +129,7 @@ func (c *connection) armed(gone bool) {
 func (c *connection) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.guard()
 	if c.stage == waiting {
 		c.step()
 	}
@@ -161,6 +164,7 @@ func (c *connection) reset(d time.Duration) {
 func (c *connection) timeUp() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.guard()
 	if time.Now().Before(c.due) {
 		return
 	}
@@ -211,7 +215,7 @@ func (c *connection) pass() {
 	k := c.poll
 	c.rest = append(once(k.poll), c.rest...)
 	c.poll, c.passes = nil, true
-	k.lobby.Count(-1)
+	k.count()
 	c.giveBack()
 }
 
@@ -271,6 +275,7 @@ func (c *connection) notice(gone bool) {
 func (c *connection) closeIdle() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.guard()
 	if c.stage == idle {
 		c.close()
 	}

@@ -121,6 +121,13 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
 		g.answered()
 		return false
 	}
+	defer func() {
+		if p := recover(); p != nil { // the server closes no connection that is not its own any more
+			_ = conn.Close()
+			g.answered()
+			panic(p)
+		}
+	}()
 	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, header: l.preset(w.Header()), logged: logged, closes: r.Close}}
 	c.own(conn, buffered.Reader)
 	ctx := r.Context()

@@ -67,9 +67,10 @@ func isBare(conn net.Conn) bool {
 // read waits for a byte of the next request.
 func (c *connection) read() {
 	var b [1]byte
-	n, err := c.conn.Read(b[:])
+	n, err := c.readInto(b[:])
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.guard()
 	c.reads = false
 	if giving := c.giving; giving != nil {
 		c.giving = nil
@@ -80,6 +81,11 @@ func (c *connection) read() {
 		c.rest = append(c.rest, b[:n]...)
 	}
 	c.notice(n == 0 && err != nil)
+}
+
+func (c *connection) readInto(b []byte) (n int, err error) {
+	defer c.guardWrapped(&err)
+	return c.conn.Read(b)
 }
 
 // giveRead gives conn back to the server, and what was read of it meanwhile.

@@ -155,6 +155,7 @@ func (s *set) wait(raw syscall.RawConn) {
 func (c *connection) event(events uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.guard()
 	if c.raw == nil || c.stage == over {
 		return
 	}
