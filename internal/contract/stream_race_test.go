@@ -195,3 +195,29 @@ func TestStreamSweep(t *testing.T) {
 		}))
 	}
 }
+
+// TestStreamOfRestless: who waits for a check that is not to be made yet is told so in time,
+// and costs nothing meanwhile.
+func TestStreamOfRestless(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\ninterval 1m")
+		var n atomic.Int64
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			n.Add(1)
+			return growing(&n)(w, r)
+		})
+		for range 6 {
+			s.get("/", waits(0)).answer()
+			settle(time.Millisecond)
+		}
+		c := s.get("/", events).hears("")
+		settle(30 * time.Second)
+		if got := c.head(200).heard(); got != ":\n" {
+			t.Errorf("got %q after 30 s; want it to have begun after 15, and a comment after 15 more", got)
+		}
+		settle(time.Minute)
+		if all, _ := parseEvents(c.heard()); len(all) == 0 {
+			t.Error("it was told nothing")
+		}
+	})(t)
+}

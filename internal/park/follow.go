@@ -135,8 +135,8 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll
 //
 //go:noinline
 func (sp *Spot) beat(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, st Stream) (end poll.Verdict, more bool) {
-	if !m.Parked() {
-		return sp.tell(p, m, w, poll.Verdict{Kind: poll.Hold}, st)
+	if end, more := sp.tell(p, m, w, poll.Verdict{Kind: poll.Hold}, st); !more {
+		return end, false
 	}
 	return poll.Verdict{Kind: poll.Gone}, st.Beat()
 }
