@@ -331,9 +331,10 @@ func (h *Handler) stream(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Han
 		return h.told(p, h.replies.Reject(p, w, err))
 	}
 	wake.NoWrite(r)
-	v, err := h.streams.Serve(p, w, format, func(r *poll.Resource) { h.pollers.start(r, p, w, next) })
-	p.Request = r
+	v, err := h.streams.Serve(p, r, w, format, func(r *poll.Resource) { h.pollers.start(r, p, w, next) })
 	switch {
+	case v.Kind == poll.Detached:
+		return nil
 	case p.Outcome != "":
 		h.site.Done(p)
 		if err == http.ErrAbortHandler {

@@ -27,9 +27,9 @@ func TestRulesDetached(t *testing.T) {
 	if testing.Short() || detaches {
 		t.Skip("runs the tests of the rules once more")
 	}
-	// Streams and ordinary exchanges are never detached, and the others that are left out
-	// look at what a writer of their own was told.
-	cmd := exec.Command(os.Args[0], "-test.skip", "^Test.*(Stream|Delta|Ordinary|Shadow|Cluster|Bench|Bypassed|LongPollField|ManyEntityTags|FieldsOfOneClient)|^Test(Header|AdminStats)$|^Fuzz")
+	// Ordinary exchanges are never detached, and the others that are left out look at what a
+	// writer of their own was told.
+	cmd := exec.Command(os.Args[0], "-test.skip", "^Test.*(Ordinary|Shadow|Cluster|Bench|Bypassed|LongPollField|ManyEntityTags|FieldsOfOneClient)|^Test(Header|AdminStats)$|^Fuzz")
 	cmd.Env = append(os.Environ(), "TEST_DETACHED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
@@ -52,6 +52,38 @@ func TestDetachedIsCounted(t *testing.T) {
 		s.backend.say(tagged("2"))
 		c.wants("200 changed state 2")
 	})
+}
+
+// It is without a goroutine of its request that a stream waits here, from its first silence
+// to its end, and then its connection is idle.
+func TestStreamIsDetached(t *testing.T) {
+	if !detaches {
+		t.Skip("detaches nobody")
+	}
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nstream_timeout 1m")
+		c := s.get("/", events).hears("1 state 1")
+		ndjson := s.get("/", lines)
+		for _, version := range []string{"2", "3"} {
+			synctest.Wait()
+			if waiting := stacks("park.(*Spot).follow("); s.gauge("caddy_long_poll_detached_requests") != 2 || len(waiting) > 0 {
+				t.Errorf("%v are detached, and there are %v", s.gauge("caddy_long_poll_detached_requests"), waiting)
+			}
+			if n := s.gauge("caddy_long_poll_streams"); n != 2 || s.lot.Parked() != 2 {
+				t.Errorf("%v streams are open, and %d are parked; want 2", n, s.lot.Parked())
+			}
+			s.backend.say(tagged(version))
+			settle(1100 * time.Millisecond)
+		}
+		c.hears("1 state 1 | 2 state 2 | 3 state 3").wants("200 streamed").within(time.Minute, time.Minute)
+		ndjson.wants("200 streamed \"state 1\"\n\"state 2\"\n\"state 3\"\n\n\n\n").within(time.Minute, time.Minute)
+		synctest.Wait()
+		for _, name := range []string{"caddy_long_poll_detached_requests", "caddy_long_poll_streams", "caddy_long_poll_parked_requests"} {
+			if n := s.gauge(name); n != 0 {
+				t.Errorf("%s is %v; want 0", name, n)
+			}
+		}
+	})(t)
 }
 
 // withoutServer skips a test that looks at what Caddy's server gives to handlers: here it is
@@ -86,13 +118,35 @@ func (d *doors) Close() error {
 
 func (d *doors) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
 
-// door is a connection that tells whose it is by its address.
+// door is a connection that tells whose it is by its address. Its client is as picky and as
+// slow as the response says.
 type door struct {
 	net.Conn
 	from addr
+	of   *response
 }
 
 func (d door) RemoteAddr() net.Addr { return d.from }
+
+func (d door) Write(b []byte) (int, error) {
+	if d.of.breaks.Load() {
+		panic(http.ErrAbortHandler)
+	}
+	if time.Sleep(time.Duration(d.of.each.Load())); d.of.stalls() {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return d.Conn.Write(b)
+}
+
+func (d door) SetDeadline(t time.Time) error {
+	_ = d.of.SetWriteDeadline(t)
+	return d.Conn.SetDeadline(t)
+}
+
+func (d door) SetWriteDeadline(t time.Time) error {
+	_ = d.of.SetWriteDeadline(t)
+	return d.Conn.SetWriteDeadline(t)
+}
 
 type addr string
 
@@ -136,7 +190,7 @@ func (s *site) serve(w http.ResponseWriter, come *http.Request) {
 // call has a client ask by a connection of its own.
 func (s *site) call(r *http.Request) *client {
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &client{t: s.t, w: newResponse(), leave: cancel, done: make(chan struct{}), began: time.Now(), r: r, asked: r}
+	c := &client{t: s.t, w: newResponse(), leave: cancel, done: make(chan struct{}), began: time.Now(), r: r.WithContext(ctx), asked: r}
 	here, there := net.Pipe()
 	s.mu.Lock()
 	s.clients = append(s.clients, c)
@@ -151,6 +205,7 @@ func (s *site) call(r *http.Request) *client {
 	s.mu.Unlock()
 	go func() {
 		defer close(c.done)
+		defer cancel()
 		defer func() {
 			c.took = time.Since(c.began)
 			here.Close()
@@ -159,7 +214,7 @@ func (s *site) call(r *http.Request) *client {
 			}
 		}()
 		select {
-		case s.doors.come <- door{there, addr(name)}:
+		case s.doors.come <- door{there, addr(name), c.w}:
 		case <-s.doors.done:
 			return
 		}
@@ -171,7 +226,7 @@ func (s *site) call(r *http.Request) *client {
 	return c
 }
 
-// receive reads the answer.
+// receive reads the answer, as it comes.
 func (c *client) receive(from *bufio.Reader) {
 	for {
 		resp, err := http.ReadResponse(from, c.r)
@@ -184,15 +239,21 @@ func (c *client) receive(from *bufio.Reader) {
 			c.w.WriteHeader(resp.StatusCode)
 			continue
 		}
-		body, err := io.ReadAll(resp.Body)
-		c.broken = err != nil
 		resp.Header.Del("Date")
 		if resp.Close {
 			resp.Header.Set("Connection", "close")
 		}
 		c.w.header = resp.Header
 		c.w.WriteHeader(resp.StatusCode)
-		c.w.body.Write(body)
-		return
+		for piece := make([]byte, 4<<10); ; {
+			n, err := resp.Body.Read(piece)
+			c.w.mu.Lock()
+			c.w.body.Write(piece[:n])
+			c.w.mu.Unlock()
+			if err != nil {
+				c.broken = err != io.EOF
+				return
+			}
+		}
 	}
 }

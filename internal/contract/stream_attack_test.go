@@ -33,6 +33,7 @@ func TestStreamAfterOutage(t *testing.T) {
 
 // TestStreamOfWhatIsAllowed: a format that is not allowed is a media type like any other.
 func TestStreamOfWhatIsAllowed(t *testing.T) {
+	withoutServer(t)
 	for _, c := range []struct{ block, accept, want string }{
 		{"stream sse", "application/x-ndjson, text/event-stream", "text/event-stream"},
 		{"stream sse", "application/x-ndjson, text/event-stream;q=0.9", ""},

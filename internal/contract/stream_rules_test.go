@@ -275,6 +275,7 @@ func TestStreamRule6OnTime(t *testing.T) {
 		c.hears("1 state 1 | 2 state 2")
 	}))
 	t.Run("the server's write_timeout", virtual(func(t *testing.T) {
+		withoutServer(t)
 		s := newSite(t, steady+"stream\nstream_timeout 1m")
 		s.server.WriteTimeout = caddy.Duration(5 * time.Second)
 		c := s.get("/", events).hears("1 state 1")

@@ -26,6 +26,8 @@ type answer struct {
 	header http.Header
 	status int // 0 until it is known
 	body   []byte
+
+	streamed int // the size of a body that was told piece by piece
 }
 
 func (a *answer) Header() http.Header { return a.header }

@@ -57,6 +57,7 @@ type parked struct {
 	logged bool        // the access log has a line of it
 	closes bool        // the client wants no other answer on this connection
 	left   bool        // it is not counted any more
+	stream *following  // nil of a poll that is told once
 
 	// protected by the lobby's crowds.mu
 	crowd *crowd // nil if it is in none
@@ -115,9 +116,12 @@ func (c *connection) armed(gone bool) {
 	c.gate.add(c)
 	c.stage = waiting
 	left := c.poll.poll.TimeLeft()
+	if st := c.poll.stream; st != nil {
+		left = park.Pause(c.poll.poll, st)
+	}
 	c.due = time.Now().Add(left)
 	c.timer = time.AfterFunc(left, c.timeUp)
-	if gone {
+	if c.gone = gone; gone {
 		c.end(poll.Verdict{Kind: poll.Gone})
 		return
 	}
@@ -138,6 +142,10 @@ func (c *connection) look() {
 // step is one step of the poll: it ends, or awaits something.
 func (c *connection) step() {
 	k := c.poll
+	if k.stream != nil {
+		c.goOn()
+		return
+	}
 	spot := k.lobby.Spot
 	v, awaited := spot.Step(k.poll, &k.waiter)
 	switch {
@@ -170,6 +178,10 @@ func (c *connection) timeUp() {
 	}
 	switch c.stage {
 	case waiting:
+		if c.poll.stream != nil {
+			c.pauseOver()
+			return
+		}
 		p := c.poll.poll
 		v := p.TimeUp(&c.poll.waiter, c.poll.waiter.Snapshot())
 		if v.Kind == poll.Patience {
@@ -192,10 +204,14 @@ func (c *connection) end(v poll.Verdict) {
 	c.timer.Stop()
 	k.lobby.crowds.leave(c)
 	drained := spot.Lot.IsDrained()
-	moves := v.Kind == poll.Moved && k.waiter.Reserve()
+	moves := v.Kind == poll.Moved && k.stream == nil && k.waiter.Reserve()
 	k.waiter.Leave()
 	spot.Departed()
 	p.Held = time.Since(p.ParkedAt)
+	if k.stream != nil {
+		c.endStream()
+		return
+	}
 	switch passes := v.Kind == poll.Pass || v.Kind == poll.Moved; {
 	case passes && moves:
 		k.lobby.returns.expect(spot, p)
@@ -253,7 +269,11 @@ func idleTimeout(s *http.Server) time.Duration {
 func (c *connection) notice(gone bool) {
 	switch c.stage {
 	case waiting, turning:
-		if gone {
+		if s := c.poll.stream; gone && s != nil && s.writing {
+			c.gone = true // what is being written fails, or is the last but for the end
+			return
+		}
+		if c.gone = gone; gone {
 			c.end(poll.Verdict{Kind: poll.Gone})
 			return
 		}

@@ -56,6 +56,7 @@ type Lobby struct {
 	crowds         crowds
 	returns        returns
 	lastPreset     atomic.Pointer[http.Header]
+	lastHead       atomic.Pointer[http.Header] // of a stream
 }
 
 // Open has the polls of the lobby's spot detached from now on, unless what they are
@@ -100,14 +101,15 @@ func ours(text string) bool {
 }
 
 // take has p, who is m, wait here, and reports whether it does: then the connection is no
-// longer the server's, and p, m and w are no longer their request's.
+// longer the server's, and p, m and w are no longer their request's. A stream is told on by
+// st, which is nil for a poll.
 //
 // Until the handlers around us have returned nothing touches the connection, which they
 // may still set deadlines of.
-func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
+func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, st park.Stream) bool {
 	r := p.Request
 	hijacker, server := l.eligible(p, w)
-	if hijacker == nil {
+	if hijacker == nil || st != nil && !plainly(w.Header()) {
 		return false
 	}
 	logged := shouldLog(server, r)
@@ -128,8 +130,13 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
 			panic(p)
 		}
 	}()
-	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, header: l.preset(w.Header()), logged: logged, closes: r.Close}}
+	c := &connection{gate: g, poll: &parked{
+		lobby: l, poll: p, waiter: m, stream: follow(st), header: l.preset(w.Header(), st != nil), logged: logged, closes: r.Close,
+	}}
 	c.own(conn, buffered.Reader)
+	if st != nil {
+		st.Detach(c.say)
+	}
 	ctx := r.Context()
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) // the line comes when there is something to tell
 	l.forgetRequest(p, server)
@@ -145,14 +152,18 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter) bool {
 }
 
 // preset is what the header of an answer begins with: a copy of what the handlers on the
-// way to us have set. As a rule that is the same for all, who then share it: it must not be
+// way to us have set; of a stream it is all of the head that is out. As a rule that is the same for all, who then share it: it must not be
 // changed.
-func (l *Lobby) preset(header http.Header) http.Header {
-	if last := l.lastPreset.Load(); last != nil && maps.EqualFunc(*last, header, slices.Equal) {
+func (l *Lobby) preset(header http.Header, stream bool) http.Header {
+	of := &l.lastPreset
+	if stream {
+		of = &l.lastHead
+	}
+	if last := of.Load(); last != nil && maps.EqualFunc(*last, header, slices.Equal) {
 		return *last
 	}
 	preset := header.Clone()
-	l.lastPreset.Store(&preset)
+	of.Store(&preset)
 	return preset
 }
 

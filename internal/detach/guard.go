@@ -3,6 +3,7 @@ package detach
 import (
 	"fmt"
 	"log"
+	"net/http"
 	"runtime/debug"
 )
 
@@ -27,6 +28,9 @@ func (c *connection) guardWrapped(err *error) {
 
 // logPanic tells of a panic as the server tells of those of its requests.
 func (c *connection) logPanic(p any) {
+	if p == http.ErrAbortHandler {
+		return
+	}
 	logf := log.Printf
 	if of := c.gate.server.ErrorLog; of != nil {
 		logf = of.Printf
@@ -49,7 +53,18 @@ func (c *connection) fail() {
 	defer k.count()
 	// Each of these may be what has panicked.
 	k.try(c, func() { k.waiter.Leave(); k.lobby.Spot.Departed() })
-	k.try(c, func() { k.log(&answer{header: k.header}, nil) })
+	k.try(c, k.close)
+	k.try(c, func() { k.log(k.partial(), nil) })
+}
+
+// partial is as much of an answer as there is when a panic ends it.
+func (k *parked) partial() *answer {
+	a := &answer{header: k.header}
+	if s := k.stream; s != nil {
+		a.status, a.streamed = http.StatusOK, s.size
+		k.askedWith(s.accept)
+	}
+	return a
 }
 
 // try does one thing of several that are done whatever becomes of the others.

@@ -65,13 +65,20 @@ func (w laterDeadline) SetWriteDeadline(deadline time.Time) error {
 	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(deadline)
 }
 
-// LimitStall has what a stream writes next fail unless its client takes it within d.
-func LimitStall(p *poll.Poll, ctrl *http.ResponseController, d time.Duration) {
+// MaxStall is for how long the client of a stream may take nothing of what it is told.
+const MaxStall = 10 * time.Second
+
+// Piece is what the client of a stream has to take within MaxStall, in bytes: the end of a
+// write says that all of it has been taken, and nothing before that says anything.
+const Piece = 8 << 10
+
+// LimitStall has what a stream writes next fail unless its client takes it within [MaxStall].
+func LimitStall(p *poll.Poll, ctrl *http.ResponseController) {
 	now := time.Now()
 	if writer := p.Deadlines.Writer; writer != nil {
 		writer.Deadline.Start = now // its least rate is not that of a stream, which is silent
 	}
-	_ = ctrl.SetWriteDeadline(now.Add(d))
+	_ = ctrl.SetWriteDeadline(now.Add(MaxStall))
 }
 
 // ForgetStall ends what LimitStall has begun: on HTTP/2 a deadline that passes ends a

@@ -10,6 +10,7 @@ import (
 
 // Stream is a client that is told more than once (contract 13). Its methods are called
 // on the goroutine of its request, and may take their time: nobody else waits for them.
+// After [Stream.Detach] they are called one at a time, and return at once.
 type Stream interface {
 	// Begins reports whether a stream can begin with s, or has begun.
 	Begins(s *state.Reading) bool
@@ -23,6 +24,21 @@ type Stream interface {
 	// over, [Stream.Beat] says one.
 	Rest() time.Duration
 	Beat() (more bool)
+
+	// Detach has say say all that the client is told from now on, without waiting until it
+	// has taken that: then Taken is called.
+	Detach(say func(texts ...[]byte) (ok bool))
+	Taken()
+
+	// End says what is to be said at the end, between two events, and Close counts the
+	// stream no more, whatever has ended it.
+	End()
+	Close()
+
+	// Size is how much the client has been told before it was detached, in bytes, and
+	// Accept is that field as the client has sent it: its poll asks with another.
+	Size() int
+	Accept() []string
 }
 
 // Follow waits with everybody who waits for the same as p, and has st tell its client what
@@ -41,7 +57,7 @@ func (sp *Spot) Follow(p *poll.Poll, w http.ResponseWriter, start func(*poll.Res
 	if v.Kind == poll.Moved {
 		v.Kind = poll.Pass
 	}
-	if !p.ParkedAt.IsZero() {
+	if !p.ParkedAt.IsZero() && v.Kind != poll.Detached {
 		p.Held = time.Since(p.ParkedAt)
 	}
 	return v
@@ -55,10 +71,25 @@ func (sp *Spot) visitOn(p *poll.Poll, w http.ResponseWriter, start func(*poll.Re
 		return poll.Verdict{Kind: poll.Moved}
 	}
 	v := sp.follow(p, &m, w, start, st)
+	if v.Kind == poll.Detached {
+		v = sp.detachOn(p, &m, w, start, st)
+	}
 	if v.Kind == poll.Moved && m.Reserve() {
 		p.Reserved = true
 	}
 	return v
+}
+
+// detachOn is detach for a stream.
+//
+//go:noinline
+func (sp *Spot) detachOn(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
+	if sp.Detach(p, *m, w, st) {
+		*m = poll.Waiter{}
+		return poll.Verdict{Kind: poll.Detached}
+	}
+	p.Attached = true
+	return sp.follow(p, m, w, start, st)
 }
 
 // follow is wait for a stream: where a stream is between two events.
@@ -66,24 +97,19 @@ func (sp *Spot) visitOn(p *poll.Poll, w http.ResponseWriter, start func(*poll.Re
 //go:noinline
 func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
 	done := p.Request.Context().Done()
-	timer := time.NewTimer(min(st.Rest(), p.TimeLeft()))
+	timer := time.NewTimer(Pause(p, st))
 	defer timer.Stop()
 	for {
-		parked := m.Parked()
-		v, awaited := sp.step(p, m, w, start)
-		switch v.Kind {
-		case poll.Ready, poll.Hold:
-			if end, more := sp.tell(p, m, w, v, st); !more {
-				return end
-			}
-			if (v.Kind == poll.Ready || !parked) && p.TimeLeft() > 0 {
-				continue // meanwhile there may be more to say, and who is parked may await something else
-			}
-			timer.Reset(min(st.Rest(), p.TimeLeft()))
-		case poll.Ask:
-		default:
+		v, awaited, more := sp.goOn(p, m, w, start, st)
+		switch {
+		case !more:
 			return v
+		case awaited == nil:
+			continue
+		case sp.Detach != nil && v.Kind == poll.Hold && !p.Attached:
+			return poll.Verdict{Kind: poll.Detached}
 		}
+		timer.Reset(Pause(p, st))
 		select {
 		case <-awaited:
 		case <-done:
@@ -91,15 +117,44 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 		case <-sp.Lot.Drained():
 			return sp.drainOn(done, m.Parked())
 		case <-timer.C:
-			if p.TimeLeft() <= 0 {
-				return poll.Verdict{Kind: poll.Expire}
-			}
 			if end, more := sp.beat(p, m, w, st); !more {
 				return end
 			}
-			timer.Reset(min(st.Rest(), p.TimeLeft()))
 		}
 	}
+}
+
+// Pause is how long a stream waits for what it awaits, before something else is to be done.
+func Pause(p *poll.Poll, st Stream) time.Duration { return min(st.Rest(), p.TimeLeft()) }
+
+// GoOn is goOn for a stream that waits elsewhere, and is parked.
+func (sp *Spot) GoOn(p *poll.Poll, m *poll.Waiter, st Stream) (v poll.Verdict, awaited <-chan struct{}, more bool) {
+	return sp.goOn(p, m, nil, nil, st)
+}
+
+// goOn looks at what is known now, and has st tell what there is to say. It returns what is
+// to be awaited before it is called again, nil if nothing is; or, without more, the end.
+//
+//go:noinline
+func (sp *Spot) goOn(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), st Stream) (v poll.Verdict, awaited <-chan struct{}, more bool) {
+	parked := m.Parked()
+	v, awaited = sp.step(p, m, w, start)
+	switch v.Kind {
+	case poll.Ready, poll.Hold:
+		if end, more := sp.tell(p, m, w, v, st); !more {
+			return end, nil, false
+		}
+		switch {
+		case p.TimeLeft() <= 0:
+			return poll.Verdict{Kind: poll.Expire}, nil, false
+		case v.Kind == poll.Ready || !parked:
+			awaited = nil // meanwhile there may be more to say, and who is parked may await something else
+		}
+		return v, awaited, true
+	case poll.Ask:
+		return v, awaited, true
+	}
+	return v, nil, false
 }
 
 // tell has st tell what there is to say. Who is told is parked: who can not be is not
@@ -130,11 +185,20 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll
 	return v, true
 }
 
-// beat has st say a word in between, or begin before the first check has ended: a hop on
-// the way may cut what is silent for longer.
+// Beat is beat for a stream that waits elsewhere.
+func (sp *Spot) Beat(p *poll.Poll, m *poll.Waiter, st Stream) (end poll.Verdict, more bool) {
+	return sp.beat(p, m, nil, st)
+}
+
+// beat is called when the [Pause] of a stream is over: it ends, or says a word in between,
+// or begins before the first check has ended: a hop on the way may cut what is silent for
+// longer.
 //
 //go:noinline
 func (sp *Spot) beat(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, st Stream) (end poll.Verdict, more bool) {
+	if p.TimeLeft() <= 0 {
+		return poll.Verdict{Kind: poll.Expire}, false
+	}
 	if end, more := sp.tell(p, m, w, poll.Verdict{Kind: poll.Hold}, st); !more {
 		return end, false
 	}

@@ -6,27 +6,25 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
 )
 
-// maxStall is for how long a client may take nothing of what it is told.
-const maxStall = 10 * time.Second
-
-// piece is what a client has to take within maxStall, in bytes: the end of a write says
-// that all of it has been taken, and nothing before that says anything.
-const piece = 8 << 10
-
 // say sends some texts, or the head alone, and reports whether the client takes them.
 func (l *line) say(texts ...[]byte) bool {
-	park.LimitStall(l.p, l.ctrl, maxStall)
+	if l.detached != nil {
+		l.spoken, l.cut = time.Now(), !l.detached(texts...)
+		return !l.cut
+	}
+	park.LimitStall(l.p, l.ctrl)
 	defer park.ForgetStall(l.ctrl)
 	for _, text := range texts {
 		for more := false; len(text) > 0; more = true {
 			if more {
-				park.LimitStall(l.p, l.ctrl, maxStall)
+				park.LimitStall(l.p, l.ctrl)
 			}
-			n := min(len(text), piece)
+			n := min(len(text), park.Piece)
 			if _, err := l.w.Write(text[:n]); err != nil {
 				l.cut = true
 				return false
 			}
+			l.size += n
 			text = text[n:]
 		}
 	}

@@ -51,14 +51,22 @@ func (sw *Writer) Follow(p *poll.Poll) {
 	p.Follow(httphdr.WithoutTypes(p.Request.Header, kinds), time.Duration(*sw.StreamTimeout))
 }
 
-// Serve tells the client of p each change. start has a resource checked on behalf of p. The
-// outcome is [poll.Streamed] if there was a stream. Else the verdict is for others to
+// Serve tells the client of p each change, who has sent r. start has a resource checked on
+// behalf of p, which is that of r afterwards. The verdict is [poll.Detached] if it is told
+// elsewhere from now on. The outcome is [poll.Streamed] if there was a stream. Else the verdict is for others to
 // answer: [poll.Pass] too, where nobody shares what the backend says. [http.ErrAbortHandler]
 // is of a stream that was cut, and that must not look as if it had ended between two events.
-func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start func(*poll.Resource)) (poll.Verdict, error) {
-	l := &line{Writer: sw, p: p, w: w, format: f, spoken: time.Now()}
-	defer l.close()
-	v := sw.Spot.Follow(p, w, start, l)
+func (sw *Writer) Serve(p *poll.Poll, r *http.Request, w http.ResponseWriter, f Format, start func(*poll.Resource)) (v poll.Verdict, err error) {
+	l := &line{Writer: sw, p: p, w: w, accepted: r.Header["Accept"], format: f, spoken: time.Now()}
+	defer func() {
+		if v.Kind != poll.Detached {
+			l.Close()
+			p.Request = r
+		}
+	}()
+	if v = sw.Spot.Follow(p, w, start, l); v.Kind == poll.Detached {
+		return v, nil
+	}
 	defer park.RestartDeadlines(p, w)
 	drained := v.Kind == poll.Drain || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
 	switch {
@@ -71,7 +79,7 @@ func (sw *Writer) Serve(p *poll.Poll, w http.ResponseWriter, f Format, start fun
 	case !l.begun:
 		return v, nil
 	}
-	if l.end(); l.cut {
+	if l.End(); l.cut {
 		return v, http.ErrAbortHandler
 	}
 	return v, nil
@@ -83,15 +91,18 @@ var errNoText = errors.New("the body is no UTF-8 text, which a stream can not te
 // line is one stream.
 type line struct {
 	*Writer
-	p      *poll.Poll
-	w      http.ResponseWriter
-	ctrl   *http.ResponseController
-	format Format
-	begun  bool
-	told   bool // the first event is out
-	cut    bool // its client has not taken all of what it was told
-	spoken time.Time
-	heard  weak.Pointer[delta.State] // what the client has been told last, if that is something that a patch can be made of: for as long as a history has it, since a client that is silent keeps no body
+	p        *poll.Poll
+	w        http.ResponseWriter // nil once it is detached, and so is ctrl
+	ctrl     *http.ResponseController
+	detached func(texts ...[]byte) (ok bool) // nil until it is
+	accepted []string                        // the client's Accept
+	format   Format
+	begun    bool
+	told     bool // the first event is out
+	cut      bool // its client has not taken all of what it was told
+	size     int  // of what was written to w, in bytes
+	spoken   time.Time
+	heard    weak.Pointer[delta.State] // what the client has been told last, if that is something that a patch can be made of: for as long as a history has it, since a client that is silent keeps no body
 }
 
 // Begins reports whether the stream can begin with s: an answer that is no 2xx is told as
@@ -195,15 +206,27 @@ func (l *line) retry() []byte {
 	return sse.AppendRetry(nil, time.Second+rand.N(4*time.Second))
 }
 
-// end says, between two events, when to come back, if that has not been said yet.
-func (l *line) end() {
+// Detach has the client told by say from now on.
+func (l *line) Detach(say func(texts ...[]byte) (ok bool)) { l.detached, l.w, l.ctrl = say, nil, nil }
+
+// Taken notes that the client has taken what it was told.
+func (l *line) Taken() { l.spoken = time.Now() }
+
+// Size is how much was written to w, in bytes.
+func (l *line) Size() int { return l.size }
+
+// Accept is that field of the client's request.
+func (l *line) Accept() []string { return l.accepted }
+
+// End says, between two events, when to come back, if that has not been said yet.
+func (l *line) End() {
 	if l.format == SSE && !l.told && !l.cut {
 		l.say(l.retry(), []byte{'\n'})
 	}
 }
 
-// close counts the stream no more, whatever has ended it.
-func (l *line) close() {
+// Close counts the stream no more, whatever has ended it.
+func (l *line) Close() {
 	if l.begun {
 		l.Open(-1)
 	}
