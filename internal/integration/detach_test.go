@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestDetached is TestIntegration with `detach` wherever a test says long_poll: nothing
+// TestDetached is TestIntegration and TestStreams with `detach` wherever a test says long_poll: nothing
 // that a client or an operator can see differs.
 func TestDetached(t *testing.T) {
 	if testing.Short() {
@@ -22,7 +22,11 @@ func TestDetached(t *testing.T) {
 	}
 	everywhere := binary{path: caddy.path, detach: true}
 	all := maps.Clone(parts)
+	for name, test := range ofStreams {
+		all["streams/"+name] = test
+	}
 	maps.Copy(all, map[string]func(*testing.T, binary){
+		"streams/timeouts":  testStreamTimeouts,
 		"one check for all": testOneCheckForAll,
 		"no answer crosses": testNoAnswerCrosses,
 		"reload":            testReload,

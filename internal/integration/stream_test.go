@@ -19,6 +19,21 @@ import (
 	"time"
 )
 
+// ofStreams are the parts of TestStreams.
+var ofStreams = map[string]func(*testing.T, binary){
+	"protocols":      testStreamProtocols,
+	"reload":         testStreamReload,
+	"slow readers":   testStreamSlowReaders,
+	"stalls":         testStreamStalls,
+	"tokens":         testStreamTokens,
+	"encode":         testStreamEncode,
+	"nginx":          testStreamNginx,
+	"curl":           testStreamCurl,
+	"log":            testStreamLog,
+	"browser":        testEventSource,
+	"another origin": testEventSourceOfAnotherOrigin,
+}
+
 // TestStreams has real clients hear what a backend says that has never heard of streams
 // (contract 13).
 func TestStreams(t *testing.T) {
@@ -27,19 +42,7 @@ func TestStreams(t *testing.T) {
 	}
 	t.Parallel()
 	caddy := buildCaddy(t)
-	for name, test := range map[string]func(*testing.T, binary){
-		"protocols":      testStreamProtocols,
-		"reload":         testStreamReload,
-		"slow readers":   testStreamSlowReaders,
-		"stalls":         testStreamStalls,
-		"tokens":         testStreamTokens,
-		"encode":         testStreamEncode,
-		"nginx":          testStreamNginx,
-		"curl":           testStreamCurl,
-		"log":            testStreamLog,
-		"browser":        testEventSource,
-		"another origin": testEventSourceOfAnotherOrigin,
-	} {
+	for name, test := range ofStreams {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, caddy)
@@ -431,7 +434,10 @@ func TestStreamTimeouts(t *testing.T) {
 		t.Skip("builds and runs the real binary")
 	}
 	t.Parallel()
-	caddy := buildCaddy(t)
+	testStreamTimeouts(t, buildCaddy(t))
+}
+
+func testStreamTimeouts(t *testing.T, caddy binary) {
 	mux := http.NewServeMux()
 	mux.Handle("/other", &backend{value: "other"})
 	b := serveBackend(t, mux)
