@@ -199,7 +199,7 @@ var scenarios = []scenario{
 		title: func(o options) string {
 			return fmt.Sprintf("%d streams of events on one resource, a heartbeat every %v", o.n, o.beat())
 		},
-		without: []string{detached, "polling", "pushpin"},
+		without: []string{"polling", "pushpin"},
 		measures: []measure{
 			{memory, "KiB", false}, {eventful, "KiB", false}, {live, "KiB", false}, {idle, "%", false}, {silence, "%", false}, {beatless, "%", false},
 			{opening, "1/s", true}, {openCPU, "us", false},
