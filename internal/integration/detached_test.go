@@ -34,6 +34,10 @@ var ofDetached = map[string]func(*testing.T, binary){
 	"closed in TLS":  testDetachedTLS,
 	"under a change": testDetachedChurn,
 	"the same":       testDetachedSame,
+	"stream":         testDetachedStream,
+	"streams end":    testDetachedStreamsEnd,
+	"streams in TLS": testDetachedStreamTLS,
+	"same streams":   testDetachedSameStreams,
 }
 
 // waitDetached waits until that many requests are parked, all without a goroutine.
