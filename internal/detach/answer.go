@@ -48,8 +48,8 @@ func (a *answer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// head appends the status line and the fields, as net/http would write them.
-func (a *answer) head(b *bytes.Buffer, r *http.Request, closes bool) {
+// line appends the status line, as net/http would write it.
+func (a *answer) line(b *bytes.Buffer) {
 	b.WriteString("HTTP/1.1 ")
 	b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(a.status), 10))
 	b.WriteByte(' ')
@@ -60,21 +60,30 @@ func (a *answer) head(b *bytes.Buffer, r *http.Request, closes bool) {
 		b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(a.status), 10))
 	}
 	b.WriteString("\r\n")
-	// What net/http adds is not in the header that the access log shows.
+}
+
+// head appends the status line and the fields, as net/http would write them.
+func (a *answer) head(b *bytes.Buffer, r *http.Request, closes bool) {
+	a.line(b)
 	h := a.header
-	except := map[string]bool{
-		"Transfer-Encoding": true, "Connection": closes,
-		"Content-Length": !httphdr.HasBody(a.status), "Content-Type": a.status == http.StatusNotModified,
-	}
+	except := map[string]bool{"Content-Length": !httphdr.HasBody(a.status), "Content-Type": a.status == http.StatusNotModified}
+	var length string
 	if httphdr.HasBody(a.status) && r.Method != http.MethodHead {
 		except["Content-Length"] = true
-		b.WriteString("Content-Length: ")
-		b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(len(a.body)), 10))
-		b.WriteString("\r\n")
+		length = "Content-Length: " + strconv.Itoa(len(a.body)) + "\r\n"
 		if _, set := h["Content-Type"]; !set && len(a.body) > 0 && len(h["Content-Encoding"]) == 0 {
-			b.WriteString("Content-Type: " + http.DetectContentType(a.body) + "\r\n")
+			length += "Content-Type: " + http.DetectContentType(a.body) + "\r\n"
 		}
 	}
+	a.fields(b, except, length, closes)
+}
+
+// fields appends the header but for some of it, and what net/http adds, such as the length,
+// which is not in the header that the access log shows.
+func (a *answer) fields(b *bytes.Buffer, except map[string]bool, length string, closes bool) {
+	h := a.header
+	except["Transfer-Encoding"], except["Connection"] = true, closes
+	b.WriteString(length)
 	if closes {
 		b.WriteString("Connection: close\r\n")
 	}

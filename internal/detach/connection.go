@@ -126,6 +126,10 @@ func (c *connection) armed(gone bool) {
 		return
 	}
 	c.watch()
+	if c.poll.stream != nil {
+		c.tellFirst()
+		return
+	}
 	c.step()
 }
 

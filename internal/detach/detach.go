@@ -101,12 +101,12 @@ func ours(text string) bool {
 }
 
 // take has p, who is m, wait here, and reports whether it does: then the connection is no
-// longer the server's, and p, m and w are no longer their request's. A stream is told on by
-// st, which is nil for a poll.
+// longer the server's, and p, m and w are no longer their request's. A stream is told
+// by st what v says, and what comes then; st is nil for a poll.
 //
 // Until the handlers around us have returned nothing touches the connection, which they
 // may still set deadlines of.
-func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, st park.Stream) bool {
+func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.Verdict, st park.Stream) bool {
 	r := p.Request
 	hijacker, server := l.eligible(p, w)
 	if hijacker == nil || st != nil && !plainly(w.Header()) {
@@ -130,12 +130,12 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, st park
 			panic(p)
 		}
 	}()
-	c := &connection{gate: g, poll: &parked{
-		lobby: l, poll: p, waiter: m, stream: follow(st), header: l.preset(w.Header(), st != nil), logged: logged, closes: r.Close,
-	}}
+	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, logged: logged, closes: r.Close}}
 	c.own(conn, buffered.Reader)
 	if st != nil {
-		st.Detach(c.say)
+		c.begin(st, v, w.Header())
+	} else {
+		c.poll.header = l.preset(w.Header(), &l.lastPreset)
 	}
 	ctx := r.Context()
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) // the line comes when there is something to tell
@@ -152,13 +152,9 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, st park
 }
 
 // preset is what the header of an answer begins with: a copy of what the handlers on the
-// way to us have set; of a stream it is all of the head that is out. As a rule that is the same for all, who then share it: it must not be
+// way to us have set; of a stream it is the header of its head. As a rule that is the same for all, who then share it: it must not be
 // changed.
-func (l *Lobby) preset(header http.Header, stream bool) http.Header {
-	of := &l.lastPreset
-	if stream {
-		of = &l.lastHead
-	}
+func (l *Lobby) preset(header http.Header, of *atomic.Pointer[http.Header]) http.Header {
 	if last := of.Load(); last != nil && maps.EqualFunc(*last, header, slices.Equal) {
 		return *last
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
 
-// following is a stream whose head is out, and whose client is told more over the
-// connection, in chunks (RFC 9112, section 7.1).
+// following is a stream, whose client is told over the connection, in chunks (RFC 9112,
+// section 7.1).
 type following struct {
 	park.Stream
 	accept  []string // that field as the client has sent it
@@ -23,14 +23,51 @@ type following struct {
 	left    int      // how much of that is of the body
 	writing bool     // a goroutine writes that
 	cut     bool     // the client has not taken all of it
+	done    bool     // nothing comes after what was told first
 }
 
-// follow is what becomes of a stream; nil of none.
-func follow(st park.Stream) *following {
-	if st == nil {
-		return nil
+// begin has st told what v says, as soon as the handlers around its request have returned:
+// its head, of which header is the header, and what there is to say first.
+func (c *connection) begin(st park.Stream, v poll.Verdict, header http.Header) {
+	k := c.poll
+	s := &following{Stream: st, accept: st.Accept()}
+	k.stream = s
+	st.Detach(c.say)
+	_, more := k.lobby.Spot.Tell(k.poll, &k.waiter, v, st)
+	s.done = !more
+	k.header = k.lobby.preset(header, &k.lobby.lastHead)
+	b := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(b)
+	b.Reset()
+	head := &answer{header: k.header, status: http.StatusOK}
+	head.line(b)
+	head.fields(b, map[string]bool{"Content-Length": true}, "Transfer-Encoding: chunked\r\n", c.closesAfter())
+	if len(s.rest) > 0 && len(s.rest[0]) <= oneWrite {
+		b.Write(s.rest[0])
+		s.rest = s.rest[1:]
 	}
-	return &following{Stream: st, accept: st.Accept(), size: st.Size()}
+	s.rest = append([][]byte{bytes.Clone(b.Bytes())}, s.rest...)
+}
+
+// tellFirst sends what begin has made.
+func (c *connection) tellFirst() {
+	s := c.poll.stream
+	all := s.rest
+	s.rest = nil
+	for _, b := range all {
+		c.send(b, false)
+	}
+	if c.sent(); s.cut || s.done {
+		c.end(poll.Verdict{Kind: poll.Gone})
+		return
+	}
+	c.goOn()
+}
+
+// closesAfter reports whether nothing comes on the connection after its answer.
+func (c *connection) closesAfter() bool {
+	k := c.poll
+	return k.closes || k.lobby.Spot.Lot.IsDrained() || c.gate.isClosing() || slices.ContainsFunc(k.header["Connection"], isClose)
 }
 
 // plainly reports whether what follows the header of a stream is chunks and nothing else: a
@@ -154,7 +191,7 @@ func (c *connection) send(b []byte, again bool) {
 // sent is called when all has been sent or kept.
 func (c *connection) sent() {
 	switch s := c.poll.stream; {
-	case s.cut:
+	case s.cut, c.stage == leaving:
 	case len(s.rest) == 0:
 		s.size, s.left = s.size+s.left, 0
 	case !s.writing:
@@ -224,7 +261,7 @@ func (c *connection) endStream() {
 	s := k.stream
 	k.poll.Attach()
 	c.stage = telling
-	c.closes = k.closes || k.lobby.Spot.Lot.IsDrained() || c.gate.isClosing() || slices.ContainsFunc(k.header["Connection"], isClose)
+	c.closes = c.closesAfter()
 	if s.End(); !s.cut {
 		c.send([]byte(lastChunk), false)
 		c.sent()

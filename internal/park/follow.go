@@ -35,9 +35,7 @@ type Stream interface {
 	End()
 	Close()
 
-	// Size is how much the client has been told before it was detached, in bytes, and
 	// Accept is that field as the client has sent it: its poll asks with another.
-	Size() int
 	Accept() []string
 }
 
@@ -71,25 +69,10 @@ func (sp *Spot) visitOn(p *poll.Poll, w http.ResponseWriter, start func(*poll.Re
 		return poll.Verdict{Kind: poll.Moved}
 	}
 	v := sp.follow(p, &m, w, start, st)
-	if v.Kind == poll.Detached {
-		v = sp.detachOn(p, &m, w, start, st)
-	}
 	if v.Kind == poll.Moved && m.Reserve() {
 		p.Reserved = true
 	}
 	return v
-}
-
-// detachOn is detach for a stream.
-//
-//go:noinline
-func (sp *Spot) detachOn(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
-	if sp.Detach(p, *m, w, st) {
-		*m = poll.Waiter{}
-		return poll.Verdict{Kind: poll.Detached}
-	}
-	p.Attached = true
-	return sp.follow(p, m, w, start, st)
 }
 
 // follow is wait for a stream: where a stream is between two events.
@@ -106,8 +89,6 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 			return v
 		case awaited == nil:
 			continue
-		case sp.Detach != nil && v.Kind == poll.Hold && !p.Attached:
-			return poll.Verdict{Kind: poll.Detached}
 		}
 		timer.Reset(Pause(p, st))
 		select {
@@ -117,7 +98,7 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 		case <-sp.Lot.Drained():
 			return sp.drainOn(done, m.Parked())
 		case <-timer.C:
-			if end, more := sp.beat(p, m, w, st); !more {
+			if end, more := sp.beat(p, m, w, start, st); !more {
 				return end
 			}
 		}
@@ -141,7 +122,7 @@ func (sp *Spot) goOn(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 	v, awaited = sp.step(p, m, w, start)
 	switch v.Kind {
 	case poll.Ready, poll.Hold:
-		if end, more := sp.tell(p, m, w, v, st); !more {
+		if end, more := sp.tell(p, m, w, start, v, st); !more {
 			return end, nil, false
 		}
 		switch {
@@ -158,10 +139,10 @@ func (sp *Spot) goOn(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 }
 
 // tell has st tell what there is to say. Who is told is parked: who can not be is not
-// told.
+// told. Who is told for the first time leaves its goroutine before that, if it can.
 //
 //go:noinline
-func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll.Verdict, st Stream) (end poll.Verdict, more bool) {
+func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), v poll.Verdict, st Stream) (end poll.Verdict, more bool) {
 	s := m.Snapshot()
 	if v.Kind == poll.Ready && !st.Begins(v.State) {
 		return v, false
@@ -171,6 +152,23 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll
 			return end, false
 		}
 	}
+	if w != nil && sp.Detach != nil && !p.Attached {
+		if m.Watch() {
+			start(m.Resource) // which nobody can who has left
+		}
+		if sp.Detach(p, *m, w, v, st) {
+			*m = poll.Waiter{}
+			return poll.Verdict{Kind: poll.Detached}, false
+		}
+		p.Attached = true
+	}
+	return sp.Tell(p, m, v, st)
+}
+
+// Tell has st tell a client that is parked what v says, which is Ready or Hold. Without more
+// the verdict is the end.
+func (sp *Spot) Tell(p *poll.Poll, m *poll.Waiter, v poll.Verdict, st Stream) (end poll.Verdict, more bool) {
+	s := m.Snapshot()
 	known := s.State
 	if known != nil && (known.Unshared || !p.MayRead(known.State)) {
 		known = nil
@@ -187,7 +185,7 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll
 
 // Beat is beat for a stream that waits elsewhere.
 func (sp *Spot) Beat(p *poll.Poll, m *poll.Waiter, st Stream) (end poll.Verdict, more bool) {
-	return sp.beat(p, m, nil, st)
+	return sp.beat(p, m, nil, nil, st)
 }
 
 // beat is called when the [Pause] of a stream is over: it ends, or says a word in between,
@@ -195,11 +193,11 @@ func (sp *Spot) Beat(p *poll.Poll, m *poll.Waiter, st Stream) (end poll.Verdict,
 // longer.
 //
 //go:noinline
-func (sp *Spot) beat(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, st Stream) (end poll.Verdict, more bool) {
+func (sp *Spot) beat(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource), st Stream) (end poll.Verdict, more bool) {
 	if p.TimeLeft() <= 0 {
 		return poll.Verdict{Kind: poll.Expire}, false
 	}
-	if end, more := sp.tell(p, m, w, poll.Verdict{Kind: poll.Hold}, st); !more {
+	if end, more := sp.tell(p, m, w, start, poll.Verdict{Kind: poll.Hold}, st); !more {
 		return end, false
 	}
 	return poll.Verdict{Kind: poll.Gone}, st.Beat()

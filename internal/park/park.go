@@ -22,8 +22,9 @@ type Spot struct {
 	Again    bool   // another handler of this module stands behind
 
 	// Detach has a poll that is parked, and is m, wait elsewhere, and reports whether it
-	// does; nil has all wait here. st is what a stream is told by; nil for a poll.
-	Detach func(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, st Stream) bool
+	// does; nil has all wait here. A stream is told there what v says, and what comes
+	// then; st is nil for a poll.
+	Detach func(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.Verdict, st Stream) bool
 
 	// Welcome has a poll that comes back from there be as it was; nil if none does.
 	Welcome func(p *poll.Poll)
@@ -125,7 +126,7 @@ func (sp *Spot) visit(p *poll.Poll, w http.ResponseWriter, start func(*poll.Reso
 //
 //go:noinline
 func (sp *Spot) detach(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
-	if sp.Detach(p, *m, w, nil) {
+	if sp.Detach(p, *m, w, poll.Verdict{}, nil) {
 		*m = poll.Waiter{}
 		return poll.Verdict{Kind: poll.Detached}
 	}

@@ -24,7 +24,6 @@ func (l *line) say(texts ...[]byte) bool {
 				l.cut = true
 				return false
 			}
-			l.size += n
 			text = text[n:]
 		}
 	}

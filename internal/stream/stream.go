@@ -92,7 +92,7 @@ var errNoText = errors.New("the body is no UTF-8 text, which a stream can not te
 type line struct {
 	*Writer
 	p        *poll.Poll
-	w        http.ResponseWriter // nil once it is detached, and so is ctrl
+	w        http.ResponseWriter // nil once it is detached and has begun
 	ctrl     *http.ResponseController
 	detached func(texts ...[]byte) (ok bool) // nil until it is
 	accepted []string                        // the client's Accept
@@ -100,7 +100,6 @@ type line struct {
 	begun    bool
 	told     bool // the first event is out
 	cut      bool // its client has not taken all of what it was told
-	size     int  // of what was written to w, in bytes
 	spoken   time.Time
 	heard    weak.Pointer[delta.State] // what the client has been told last, if that is something that a patch can be made of: for as long as a history has it, since a client that is silent keeps no body
 }
@@ -144,7 +143,7 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 // begin sends the head. s is what is known, and what the backend says of who may read it;
 // nil if nothing is. present says that it is how things are.
 func (l *line) begin(s *state.Reading, present bool) {
-	l.begun, l.ctrl = true, http.NewResponseController(l.w)
+	l.begun = true
 	l.Open(1)
 	defer l.p.Reclaim()() // handlers in front may look placeholders up as the head goes by
 	l.p.Outcome, l.p.Told = poll.Streamed, s
@@ -171,7 +170,12 @@ func (l *line) begin(s *state.Reading, present bool) {
 	header["Incremental"] = []string{"?1"} // an encode in front would keep the head of lines back
 	header["Content-Type"] = []string{l.format.kind()}
 	l.Replies.Mark(l.p, header)
-	l.w.WriteHeader(http.StatusOK)
+	if l.detached != nil {
+		l.w = nil
+	} else {
+		l.ctrl = http.NewResponseController(l.w)
+		l.w.WriteHeader(http.StatusOK)
+	}
 	l.p.Told = nil // or its answer would be kept for as long as the stream lasts
 }
 
@@ -206,14 +210,11 @@ func (l *line) retry() []byte {
 	return sse.AppendRetry(nil, time.Second+rand.N(4*time.Second))
 }
 
-// Detach has the client told by say from now on.
-func (l *line) Detach(say func(texts ...[]byte) (ok bool)) { l.detached, l.w, l.ctrl = say, nil, nil }
+// Detach has the client told by say, but for the head, of which w has the header.
+func (l *line) Detach(say func(texts ...[]byte) (ok bool)) { l.detached = say }
 
 // Taken notes that the client has taken what it was told.
 func (l *line) Taken() { l.spoken = time.Now() }
-
-// Size is how much was written to w, in bytes.
-func (l *line) Size() int { return l.size }
 
 // Accept is that field of the client's request.
 func (l *line) Accept() []string { return l.accepted }
