@@ -1,7 +1,7 @@
-// Package detach is where polls wait that have no goroutine (contract 15): their
-// connections have left the server, and a descriptor, what the answer needs and a place
-// in the lot are all that is left of them. It writes answers to connections that are its
-// own by then, watches these until their next request begins, and gives them back to the
+// Package detach is where polls and streams wait that have no goroutine (contract 15):
+// their connections have left the server, and a descriptor, what the answer needs and a
+// place in the lot are all that is left of them. It writes answers and events to connections
+// that are its own by then, watches these until their next request begins, and gives them back to the
 // server that they came from. What is waited for and how long is park's, and what is
 // answered is reply's: it knows neither.
 package detach

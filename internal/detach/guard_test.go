@@ -34,6 +34,8 @@ type house struct {
 	resource atomic.Pointer[poll.Resource]
 	told     atomic.Int64
 	detached atomic.Int64
+	streams  bool // it is told by buggy ones
+	open     atomic.Int64
 
 	mu  sync.Mutex // protects log
 	log bytes.Buffer
@@ -75,10 +77,19 @@ func newHouse(t *testing.T) *house {
 	of := new(caddyhttp.Server)
 	h.server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := rules.New(caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, of))
+		if h.streams {
+			p.Follow("", time.Hour)
+		}
 		if err := p.Ask(func() error { return nil }); err != nil {
 			t.Error(err)
 		}
-		if v := h.Spot.Wait(p, w, h.start); v.Kind != poll.Detached {
+		v := poll.Verdict{}
+		if h.streams {
+			v = h.Spot.Follow(p, w, h.start, &buggy{atEnd: r.URL.Path == "/end", p: p, open: &h.open})
+		} else {
+			v = h.Spot.Wait(p, w, h.start)
+		}
+		if v.Kind != poll.Detached {
 			t.Errorf("got %v; want it to be detached", v)
 		}
 	}))
@@ -86,6 +97,45 @@ func newHouse(t *testing.T) *house {
 	h.server.Start()
 	t.Cleanup(h.server.Close)
 	return h
+}
+
+// buggy is a stream that panics when it is told something after it has begun, or at its end.
+type buggy struct {
+	park.Stream
+	say   func(texts ...[]byte) bool
+	begun bool
+	atEnd bool
+	p     *poll.Poll
+	open  *atomic.Int64
+}
+
+func (b *buggy) Begins(*state.Reading) bool            { return true }
+func (b *buggy) Detach(say func(texts ...[]byte) bool) { b.say = say }
+func (b *buggy) Taken()                                {}
+func (b *buggy) Rest() time.Duration                   { return time.Hour }
+func (b *buggy) Close()                                { b.open.Add(-1) }
+func (b *buggy) Accept() []string                      { return nil }
+
+func (b *buggy) Tell(v poll.Verdict, _ *state.Reading) bool {
+	switch {
+	case !b.begun:
+		b.begun = true
+		b.p.Outcome = poll.Streamed
+		b.open.Add(1)
+	case v.Kind == poll.Ready && b.atEnd:
+		return false
+	case v.Kind == poll.Ready:
+		panic("a bug")
+	default:
+		return true
+	}
+	return b.say([]byte("told\n"))
+}
+
+func (b *buggy) End() {
+	if b.atEnd {
+		panic("a bug")
+	}
 }
 
 // start has the first check of a resource read "1".
@@ -107,7 +157,9 @@ func (h *house) reading(tag string) *state.Reading {
 }
 
 // park has a client ask, and wait.
-func (h *house) park() net.Conn {
+func (h *house) park() net.Conn { return h.parkAt("/") }
+
+func (h *house) parkAt(path string) net.Conn {
 	h.t.Helper()
 	conn, err := net.Dial("tcp", h.server.Listener.Addr().String())
 	if err != nil {
@@ -116,7 +168,7 @@ func (h *house) park() net.Conn {
 	h.t.Cleanup(func() { conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	before := h.waiting()
-	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"1\"\r\n\r\n")
+	io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\nIf-None-Match: \"1\"\r\n\r\n")
 	h.until("it waits", func() bool { return h.waiting() == before+1 })
 	return conn
 }
@@ -210,6 +262,38 @@ func TestPanicsOfAllSteps(t *testing.T) {
 	h.wantEmpty(g)
 	if n := strings.Count(h.logged(), "http: panic serving"); n != 3 || h.told.Load() != 0 {
 		t.Errorf("%d panics are logged, and %d were told", n, h.told.Load())
+	}
+}
+
+// A stream that panics between two events or at its end is cut.
+func TestPanicsOfStreams(t *testing.T) {
+	for _, path := range []string{"/", "/end"} {
+		t.Run(path, func(t *testing.T) {
+			h := newHouse(t)
+			h.streams = true
+			conns := []net.Conn{h.parkAt(path), h.parkAt(path)}
+			if n := h.open.Load(); n != 2 {
+				t.Fatalf("%d are open; want 2", n)
+			}
+			g := gateOf(h.server.Config, nil)
+			g.answered()
+			r := h.resource.Load()
+			r.Begin()
+			r.Publish(h.reading("2"), true, time.Now().Add(time.Hour))
+			h.wantEmpty(g)
+			for _, conn := range conns {
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if body, err := io.ReadAll(resp.Body); string(body) != "told\n" || err != io.ErrUnexpectedEOF {
+					t.Errorf("got %q, %v", body, err)
+				}
+			}
+			if n := h.open.Load(); n != 0 || h.told.Load() != 0 || strings.Count(h.logged(), "http: panic serving") != 2 {
+				t.Errorf("%d are open, and logged is %s", n, h.logged())
+			}
+		})
 	}
 }
 

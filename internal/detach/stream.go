@@ -260,6 +260,7 @@ func (c *connection) endStream() {
 	k := c.poll
 	s := k.stream
 	k.poll.Attach()
+	k.askedWith(s.accept)
 	c.stage = telling
 	c.closes = c.closesAfter()
 	if s.End(); !s.cut {
@@ -276,7 +277,6 @@ func (c *connection) ended() {
 	k := c.poll
 	c.gone = c.gone || k.stream.cut
 	k.close()
-	k.askedWith(k.stream.accept)
 	c.written(&answer{header: k.header, status: http.StatusOK, streamed: k.stream.size}, nil)
 }
 
