@@ -221,3 +221,30 @@ func TestStreamOfRestless(t *testing.T) {
 		}
 	})(t)
 }
+
+// TestStreamOfLateVary: where answers turn out to depend on more, a stream ends between two
+// events, and its client comes back to what is its own, which no stream has any part in.
+func TestStreamOfLateVary(t *testing.T) {
+	virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream")
+		all := make(map[string]*client)
+		for _, of := range []string{"a", "b"} {
+			all[of] = s.get("/", events, "User-Agent: "+of).hears("1 state 1")
+		}
+		s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+			of := r.Header.Get("User-Agent")
+			return reply(200, "of "+of, "Vary: User-Agent", fmt.Sprintf("ETag: %q", of))(w, r)
+		})
+		settle(1100 * time.Millisecond)
+		for of, c := range all {
+			if c.wants("200 streamed").hears("1 state 1"); c.broken {
+				t.Errorf("that of %s does not end between two events", of)
+			}
+			s.get("/", events, "User-Agent: "+of, `Last-Event-ID: "1"`).hears(of + " of " + of)
+			s.get("/", has("1"), "User-Agent: "+of).wants("200 answered of " + of)
+		}
+		if n := s.gauge("caddy_long_poll_streams"); n != 2 || s.lot.Parked() != 2 {
+			t.Errorf("%v streams are open, and %d are parked; want 2", n, s.lot.Parked())
+		}
+	})(t)
+}

@@ -109,6 +109,7 @@ type buggy struct {
 	open  *atomic.Int64
 }
 
+func (b *buggy) Begun() bool                           { return b.begun }
 func (b *buggy) Begins(*state.Reading) bool            { return true }
 func (b *buggy) Detach(say func(texts ...[]byte) bool) { b.say = say }
 func (b *buggy) Taken()                                {}

@@ -12,7 +12,8 @@ import (
 // on the goroutine of its request, and may take their time: nobody else waits for them.
 // After [Stream.Detach] they are called one at a time, and return at once.
 type Stream interface {
-	// Begins reports whether a stream can begin with s, or has begun.
+	// Begun reports whether the stream has begun, and Begins whether it can with s, or has.
+	Begun() bool
 	Begins(s *state.Reading) bool
 
 	// Tell tells the client what v says: of Ready its state, and of Hold that there is
@@ -41,12 +42,14 @@ type Stream interface {
 
 // Follow waits with everybody who waits for the same as p, and has st tell its client what
 // becomes of that, for as long as that goes on. The verdict is why it has ended, or did not
-// begin. start is that of [Spot.Wait].
+// begin. start is that of [Spot.Wait]. Who turns out to wait for something else after it has
+// begun ends: by then the header is that of a stream, which what is checked for all is not to
+// begin with.
 //
 //go:noinline
 func (sp *Spot) Follow(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
 	v := poll.Verdict{Kind: poll.Moved}
-	for moves := 0; v.Kind == poll.Moved && moves < maxMoves; moves++ {
+	for moves := 0; v.Kind == poll.Moved && moves < maxMoves && !st.Begun(); moves++ {
 		if moves > 0 {
 			p.Find(sp.Rules.Share.Memory.Of(p.Name))
 		}

@@ -104,6 +104,9 @@ type line struct {
 	heard    weak.Pointer[delta.State] // what the client has been told last, if that is something that a patch can be made of: for as long as a history has it, since a client that is silent keeps no body
 }
 
+// Begun reports whether the head was sent.
+func (l *line) Begun() bool { return l.begun }
+
 // Begins reports whether the stream can begin with s: an answer that is no 2xx is told as
 // it is, and so is what is no text.
 func (l *line) Begins(s *state.Reading) bool {
