@@ -267,6 +267,14 @@ func TestStreamRule6OnTime(t *testing.T) {
 		s.backend.say(hung)
 		s.get("/", events).wants("200 streamed").within(time.Minute, time.Minute)
 	}))
+	t.Run("before anything is known, and before the first heartbeat", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream\nstream_timeout 5s")
+		s.backend.say(hung)
+		c := s.get("/", events).wants("200 streamed").within(5*time.Second, 5*time.Second).head(200, "Content-Type: text/event-stream")
+		if got := c.heard(); !strings.HasPrefix(got, "retry: ") {
+			t.Errorf("got %q; want when to come back", got)
+		}
+	}))
 	t.Run("check_timeout", virtual(func(t *testing.T) {
 		s := newSite(t, steady+"stream\ncheck_timeout 2s")
 		c := s.get("/", events).hears("1 state 1")

@@ -68,9 +68,9 @@ func (sw *Writer) Serve(p *poll.Poll, r *http.Request, w http.ResponseWriter, f 
 		return v, nil
 	}
 	defer park.RestartDeadlines(p, w)
-	drained := v.Kind == poll.Drain || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
+	over := v.Kind == poll.Drain || v.Kind == poll.Expire || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
 	switch {
-	case !l.begun && drained:
+	case !l.begun && over:
 		l.begin(nil, false) // who reads events and gets anything else does not come back
 	case !l.begun && v.Kind == poll.Ready && v.State.Code()/100 == 2:
 		p.Outcome = poll.Answered
