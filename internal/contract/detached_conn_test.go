@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,12 +21,12 @@ import (
 
 // listens has a real server serve a site whose polls are detached. Its connections are what
 // wrap makes of them, as listener wrappers do.
-func listens(t *testing.T, wrap func(*net.TCPConn) net.Conn) (s *site, addr string) {
+func listens(t *testing.T, wrap func(*net.TCPConn) net.Conn, more ...string) (s *site, addr string) {
 	t.Helper()
 	if detaches {
 		t.Skip("has a server of its own")
 	}
-	s = realSite(t, "interval 10ms\ndetach")
+	s = realSite(t, "interval 10ms\ndetach\n"+strings.Join(more, "\n"))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -121,6 +124,96 @@ func TestDetachedWritesByTheConnection(t *testing.T) {
 	resp, err := http.ReadResponse(bufio.NewReader(unsealed{conn}), nil)
 	if err != nil || resp.StatusCode != 200 {
 		t.Errorf("got %v, %v", resp, err)
+	}
+}
+
+// Streams that are opened, left, cut short and read slowly all the time, while what they are
+// told changes and they say that they live, hear what only grows, and leave nothing behind.
+func TestDetachedStreamsChurn(t *testing.T) {
+	for name, wrap := range map[string]func(*net.TCPConn) net.Conn{
+		"bare":    func(c *net.TCPConn) net.Conn { return c },
+		"wrapped": func(c *net.TCPConn) net.Conn { return sealed{c} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, addr := listens(t, wrap, "stream", "heartbeat 7ms", "stream_timeout 100ms", "hold 1m 90%")
+			var n atomic.Int64
+			padding := strings.Repeat("x", 64<<10)
+			s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+				now := n.Add(1)
+				return reply(200, fmt.Sprint(now, " ", padding[:now%7*now*97%(64<<10)]))(w, r)
+			})
+			var clients sync.WaitGroup
+			for i := range 24 {
+				clients.Go(func() {
+					for j := range 8 {
+						streamOnce(t, addr, i+j, name == "wrapped")
+					}
+				})
+			}
+			clients.Wait()
+			until(t, "nobody is left", func() bool {
+				return s.lot.Parked() == 0 && detached(t) == 0 && s.gauge("caddy_long_poll_streams") == 0
+			})
+			if n := s.gauge("caddy_long_poll_parked_requests"); n != 0 {
+				t.Errorf("%v are parked", n)
+			}
+		})
+	}
+}
+
+// streamOnce opens a stream, or two on one connection, and leaves it in one of several ways.
+func streamOnce(t *testing.T, addr string, way int, seals bool) {
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	const ask = "GET / HTTP/1.1\r\nHost: x\r\n" + events + "\r\n\r\n"
+	io.WriteString(conn, ask)
+	var from io.Reader = conn
+	if seals {
+		from = unsealed{conn}
+	}
+	read := bufio.NewReader(from)
+	var last int
+	for range 2 {
+		resp, err := http.ReadResponse(read, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		lines := bufio.NewReader(resp.Body)
+		for told := 0; ; {
+			line, err := lines.ReadString('\n')
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Errorf("got %v after %d", err, last)
+				return
+			}
+			var now int
+			if k, _ := fmt.Sscanf(line, "data: %d ", &now); k == 0 {
+				continue
+			}
+			if now <= last {
+				t.Errorf("got %d after %d", now, last)
+			}
+			last = now
+			switch told++; {
+			case told < 3:
+			case way%5 == 0:
+				_ = conn.(*net.TCPConn).SetLinger(0)
+				return
+			case way%5 == 1:
+				return
+			case way%5 == 2:
+				time.Sleep(time.Millisecond)
+			}
+		}
+		io.WriteString(conn, ask)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -250,6 +251,7 @@ func (c *connection) told() {
 		c.giveBack()
 	default:
 		c.stage = idle
+		c.due = c.due.Add(math.MaxInt64) // the timer may have gone off, and wait for us
 		if limit := idleTimeout(c.gate.server); limit > 0 {
 			c.reset(limit)
 		}
