@@ -57,7 +57,7 @@ func churn(t trial, every time.Duration) (values, error) {
 		}
 	}
 	s.settled()
-	stop := s.profiles()
+	stop := s.profiles("deliveries")
 	cpu, began := s.cpu(), time.Now()
 	for stuck := false; !stuck && time.Since(began) < t.churn; {
 		have.Store(0)

@@ -62,7 +62,7 @@ func outage(t trial) (values, error) {
 	if _, err := call("POST", "http://"+s.behind.addr+"/fail", ""); err != nil {
 		return nil, err
 	}
-	stopProfiles := s.profiles()
+	stopProfiles := s.profiles("outage")
 	answered.Store(0)
 	told.Store(0)
 	asked, began = s.asked(), time.Now()

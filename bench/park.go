@@ -66,6 +66,7 @@ func park(t trial) (values, error) {
 		return c.ask(i, p)
 	}
 	s.settled()
+	stop := s.profiles("arrival")
 	cpu, began := s.cpu(), time.Now()
 	if t.subject == "polling" {
 		stop := everySecond(t.n, func(i int) {
@@ -85,6 +86,7 @@ func park(t trial) (values, error) {
 		v[parkCPU] = us(s.cpu()-cpu) / float64(t.n)
 	}
 	v[memory] = (s.pss() - before) / float64(t.n)
+	stop()
 	asked := s.asked()
 	began = time.Now()
 	v[parkedAt] = s.busy(t.idle)
@@ -101,7 +103,7 @@ func park(t trial) (values, error) {
 		}
 		v[live] = (s.pss() - before) / float64(t.n)
 	}
-	stop := s.profiles()
+	stop = s.profiles("release")
 	resident := s.pss()
 	s.resetPeak()
 	cpu, asked = s.cpu(), s.asked()

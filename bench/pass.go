@@ -38,7 +38,7 @@ func pass(t trial) (values, error) {
 			return nil, err
 		}
 	}
-	stop := all[0].profiles()
+	stop := all[0].profiles("requests")
 	for turn := range len(all) * max(2, int(t.churn/passTurn)) {
 		all[turn%len(all)].turn()
 	}

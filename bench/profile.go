@@ -11,8 +11,8 @@ import (
 )
 
 // profiles writes the heap profile of a subject now, if that is asked for, and its
-// CPU profile until stop is called.
-func (s *subject) profiles() (stop func()) {
+// CPU profile until stop is called; of is what the subject does meanwhile.
+func (s *subject) profiles(of string) (stop func()) {
 	if s.profile == "" {
 		return func() {}
 	}
@@ -20,7 +20,7 @@ func (s *subject) profiles() (stop func()) {
 		resp, err := http.Get("http://" + s.spec.Debug + what)
 		fatal(err)
 		defer resp.Body.Close()
-		f, err := os.Create(filepath.Join(s.profile, fmt.Sprintf("%s-%s.%s", filepath.Base(s.subject), s.scenario, file)))
+		f, err := os.Create(filepath.Join(s.profile, fmt.Sprintf("%s-%s-%s.%s", filepath.Base(s.subject), s.scenario, of, file)))
 		fatal(err)
 		_, err = io.Copy(f, resp.Body)
 		fatal(err)
@@ -34,7 +34,7 @@ func (s *subject) profiles() (stop func()) {
 	time.Sleep(100 * time.Millisecond) // it has begun
 	return func() {
 		saved.Wait()
+		save("/stats", "after.json") // it collects, without which the next one lacks the latest
 		save("/debug/pprof/allocs", "allocs")
-		save("/stats", "after.json")
 	}
 }

@@ -224,7 +224,7 @@ func runtimeStats(w http.ResponseWriter, r *http.Request) {
 	runtime.GC() // what finalizers let go
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	json.NewEncoder(w).Encode(held{runtime.NumGoroutine(), m.HeapAlloc, m.StackInuse})
+	json.NewEncoder(w).Encode(held{runtime.NumGoroutine(), m.HeapAlloc, m.StackInuse, m.HeapInuse, m.TotalAlloc, m.Mallocs})
 }
 
 // collect gives back what the runtime holds and does not need.
@@ -238,6 +238,9 @@ type held struct {
 	Goroutines int
 	Heap       uint64
 	Stack      uint64
+	Spans      uint64 // of the heap: more than Heap by what lies idle between what is held
+	Allocated  uint64 // since the process began
+	Objects    uint64 // the same, in numbers
 }
 
 // backend runs a backend until the process is killed.

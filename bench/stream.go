@@ -57,7 +57,7 @@ func streaming(t trial) (values, error) {
 	if err := s.confirm(t.n, int64(t.n), nil); err != nil {
 		return nil, err
 	}
-	stop := s.profiles()
+	stop := s.profiles("events")
 	var p50s, p99s, lasts []float64
 	asked := s.asked()
 	var used time.Duration
