@@ -78,6 +78,9 @@ func (l *Lot[S]) fullLocked(client string) error {
 	return nil
 }
 
+// CountsClients reports whether it matters whose a parked request is.
+func (l *Lot[S]) CountsClients() bool { return l.limits.PerClient > 0 }
+
 // countLocked counts by client, where that is bounded.
 func (l *Lot[S]) countLocked(client string, n int) {
 	if l.limits.PerClient == 0 {

@@ -12,7 +12,10 @@ import (
 // clearDeadlines takes away what would cut a request that is silent for longer:
 // the server's write_timeout and read_timeout, and the rates that idle timeouts may
 // ask for.
+//
+//go:noinline
 func clearDeadlines(p *poll.Poll, w http.ResponseWriter) {
+	p.Deadlines.Cleared = true
 	ctx := p.Request.Context()
 	reader, writer := caddyhttp.IdleTimeoutsFromContext(ctx)
 	if reader != nil {

@@ -32,7 +32,7 @@ type Spot struct {
 
 // Reserve keeps a place for p while its body is read, or says which bound forbids it.
 func (sp *Spot) Reserve(p *poll.Poll) error {
-	err := sp.Lot.Reserve(p.Client())
+	err := sp.Lot.Reserve(sp.client(p))
 	p.Reserved = err == nil
 	return err
 }
@@ -41,8 +41,16 @@ func (sp *Spot) Reserve(p *poll.Poll) error {
 func (sp *Spot) Unreserve(p *poll.Poll) {
 	if p.Reserved {
 		p.Reserved = false
-		sp.Lot.Unreserve(p.Client())
+		sp.Lot.Unreserve(sp.client(p))
 	}
+}
+
+// client is who p is counted for, where that is bounded.
+func (sp *Spot) client(p *poll.Poll) string {
+	if !sp.Lot.CountsClients() {
+		return ""
+	}
+	return p.Client()
 }
 
 // HandOn readies the request of p, which does not wait here, for the handlers behind, who
@@ -218,7 +226,12 @@ func (sp *Spot) step(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 	s := m.Snapshot()
 	v = p.Look(m, s)
 	if v.Kind == poll.Ask || v.Kind == poll.Hold {
-		v = sp.enter(p, m, s, v, w, start)
+		v = sp.enter(p, m, s, v, start)
+		if m.Parked() && !p.Deadlines.Cleared {
+			// Not where it is parked: these calls are deep, and by so much more the stack
+			// would have to be twice as large, as long as p is parked.
+			clearDeadlines(p, w)
+		}
 	}
 	switch v.Kind {
 	case poll.Ask:
@@ -231,19 +244,19 @@ func (sp *Spot) step(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 
 // enter counts the poll among those who wait, and then among the parked, and has
 // checks made for it. It returns Ask or Hold if it may wait.
-func (sp *Spot) enter(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, v poll.Verdict, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
+func (sp *Spot) enter(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, v poll.Verdict, start func(*poll.Resource)) poll.Verdict {
 	if m.Watch() {
 		start(m.Resource)
 	}
 	p.Asked = p.Asked || m.First()
 	if v.Kind == poll.Ask {
-		return sp.ask(p, m, s, w)
+		return sp.ask(p, m, s)
 	}
 	byVersion := s.Known() && p.ParkOn(s.State)
 	if m.Parked() {
 		return v
 	}
-	if end, parked := sp.park(p, m, s, w); !parked {
+	if end, parked := sp.count(p, m, s); !parked {
 		return end
 	}
 	if !byVersion && !p.Follows() {
@@ -254,7 +267,7 @@ func (sp *Spot) enter(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, v poll.Ver
 }
 
 // ask has a check made that p needs before it can be told anything.
-func (sp *Spot) ask(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.ResponseWriter) poll.Verdict {
+func (sp *Spot) ask(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot) poll.Verdict {
 	if m.Parked() && s.Failed() {
 		return poll.Verdict{Kind: poll.Ask} // the pace of an outage is the poller's
 	}
@@ -262,7 +275,7 @@ func (sp *Spot) ask(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.Respo
 	if s.Known() && s.State.Restless >= poll.MaxRestless {
 		// What is different each time would be asked for without end (contract 3.9).
 		if at = s.Began.Add(sp.pace(p, s)); at.After(time.Now()) && !m.Parked() {
-			if end, parked := sp.park(p, m, s, w); !parked {
+			if end, parked := sp.count(p, m, s); !parked {
 				return end
 			}
 		}
@@ -287,9 +300,18 @@ func (sp *Spot) pace(p *poll.Poll, s *poll.Snapshot) time.Duration {
 	return min(sp.Rules.Interval, max(by.Sub(s.Began), minPace))
 }
 
-// park counts p among the parked. Where it can not be it returns what becomes of p.
+// park counts p among the parked, and lets nothing cut it. Where it can not be parked it
+// returns what becomes of p.
 func (sp *Spot) park(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.ResponseWriter) (end poll.Verdict, parked bool) {
-	switch err := m.Park(p.Client(), p.Reserved); {
+	if end, parked = sp.count(p, m, s); parked {
+		clearDeadlines(p, w)
+	}
+	return end, parked
+}
+
+// count is the part of park that touches the lot.
+func (sp *Spot) count(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot) (end poll.Verdict, parked bool) {
+	switch err := m.Park(sp.client(p), p.Reserved); {
 	case errors.Is(err, lot.ErrDrained):
 		if p.Truthful(m, s) {
 			return poll.Verdict{Kind: poll.Drain, State: s.State}, false
@@ -310,6 +332,5 @@ func (sp *Spot) park(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.Resp
 	if p.ParkedAt.IsZero() {
 		p.ParkedAt = time.Now()
 	}
-	clearDeadlines(p, w)
 	return end, true
 }

@@ -83,6 +83,7 @@ type Poll struct {
 	date     time.Time      // or by If-Modified-Since
 	wanted   time.Duration  // how long it will wait, if it says so
 	says     bool           // and that it does
+	asks     bool           // see Asks
 	byID     bool           // since is the id of an event
 	follows  bool           // see Follow
 	Reserved bool           // a place is kept for it, while its body is read or it moves
@@ -114,6 +115,7 @@ type Poll struct {
 type Deadlines struct {
 	Writer  *caddyhttp.IdleTimeoutWriter // of the server; nil if it has none
 	Timeout time.Duration                // the server's write_timeout
+	Cleared bool                         // they have been
 }
 
 // Lent is the placeholders of a request, while checks that are made on its behalf may
@@ -180,7 +182,10 @@ func (p *Poll) Replacer() *caddy.Replacer { return p.repl }
 // Asks reports whether the request is a poll: it says how long it will wait, or what
 // version it has. A precondition that a browser's cache or, with `polls asked`, any
 // other may have added by itself says nothing (contract 3.7).
-func (p *Poll) Asks() bool {
+func (p *Poll) Asks() bool { return p.asks }
+
+// judge finds out what Asks says: it is asked again and again.
+func (p *Poll) judge() bool {
 	return p.says || p.since != "" || OfTags(p.rules.Since) && p.tags != nil ||
 		p.Conditional() && !p.rules.OnlyAsked && !httphdr.FromBrowser(p.Request.Header)
 }
@@ -235,11 +240,14 @@ func (ru *Rules) asksBody() bool {
 }
 
 // read reads how long the client will wait, and what it has.
-func (p *Poll) read() error {
+func (p *Poll) read() (err error) {
 	if strings.Contains(p.rules.Wait, "{") || strings.Contains(p.rules.Since, "{") {
-		return OnOwnStack(p.readBoth)
+		err = OnOwnStack(p.readBoth)
+	} else {
+		err = p.readBoth()
 	}
-	return p.readBoth()
+	p.asks = p.judge()
+	return err
 }
 
 func (p *Poll) readBoth() error {
