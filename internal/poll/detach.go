@@ -10,7 +10,7 @@ import (
 // has made for that: r is what is left of the request, and repl its placeholders. Until
 // [Poll.Attach] what logs ask for is only given when they are written.
 func (p *Poll) Detach(r *http.Request, repl *caddy.Replacer) {
-	p.Request, p.repl, p.Deadlines, p.detached = r, repl, Deadlines{}, true
+	p.Request, p.repl, p.Deadlines, p.detached = r, repl, Deadlines{Cleared: true}, true
 }
 
 // Attach ends what Detach has begun: p is about to be told what has become of it.
