@@ -139,16 +139,20 @@ func (s *subject) confirm(n int, missing int64, bad *answer) error {
 	if s.spec.Admin == "" {
 		return nil
 	}
-	text, err := call("GET", "http://"+s.spec.Admin+"/long_poll/stats", "")
-	if err != nil {
-		return err
-	}
 	var stats struct{ Parked int }
-	if err := json.Unmarshal(text, &stats); err != nil {
-		return fmt.Errorf("parsing stats: %w", err)
-	}
-	if stats.Parked != n {
+	var err error
+	// A process that is quiet may as well be one that is not let run.
+	if !eventually(func() bool {
+		var text []byte
+		if text, err = call("GET", "http://"+s.spec.Admin+"/long_poll/stats", ""); err == nil {
+			err = json.Unmarshal(text, &stats)
+		}
+		return err != nil || stats.Parked == n
+	}) {
 		return fmt.Errorf("parking on %s: %d of %d requests are parked", s.subject, stats.Parked, n)
+	}
+	if err != nil {
+		return fmt.Errorf("reading stats: %w", err)
 	}
 	return nil
 }

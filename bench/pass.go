@@ -108,7 +108,7 @@ func (p *passing) turn() {
 	}
 	time.Sleep(passTurn)
 	p.on.Store(false)
-	for deadline := time.Now().Add(10 * time.Second); p.flying.Load() > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(time.Minute); p.flying.Load() > 0 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	p.took += time.Since(began)

@@ -156,6 +156,16 @@ func (p *process) settled() time.Time {
 	return at
 }
 
+// eventually waits until a condition is met, and reports whether it is within a while.
+func eventually(met func() bool) bool {
+	for deadline := time.Now().Add(30 * time.Second); !met(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
+}
+
 // holds says what a child holds after a collection.
 func holds(s spec) (h held, err error) {
 	text, err := call("GET", "http://"+s.Debug+"/stats", "")
