@@ -56,6 +56,7 @@ func soak(length time.Duration, detaches bool) (report string, err error) {
 		return "", err
 	}
 	defer b.down()
+	defer b.watch()()
 	s := &soaked{judge: judge{record: b, rough: []*[]span{&b.away}}, detaches: detaches}
 	s.spec = spec{Subject: "long_poll", Addr: freeAddr(), Backend: b.addr, Admin: freeAddr(), Debug: freeAddr()}
 	if _, err := exec.LookPath("redis-server"); err == nil {
@@ -84,7 +85,7 @@ func soak(length time.Duration, detaches bool) (report string, err error) {
 		return s.tally.String(), err
 	}
 	after, err := s.atRest()
-	for deadline := time.Now().Add(20 * time.Second); err == nil && !after.like(before) && time.Now().Before(deadline); after, err = s.atRest() {
+	for deadline := time.Now().Add(time.Minute); err == nil && !after.like(before) && time.Now().Before(deadline); after, err = s.atRest() {
 		time.Sleep(time.Second)
 	}
 	report = fmt.Sprintf("%v; held at rest before and after: %+v, %+v", &s.tally, before, after)
@@ -132,7 +133,7 @@ func (s *soaked) reload() error {
 	}
 	began := time.Now()
 	end := s.begin(&s.reloading)
-	if _, err := call("POST", "http://"+s.spec.Admin+"/load", string(cfg)); err != nil {
+	if err := load(s.spec.Admin, cfg); err != nil {
 		return fmt.Errorf("reloading: %w", err)
 	}
 	end()

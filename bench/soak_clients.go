@@ -29,11 +29,11 @@ func (s *soaked) client(ctx context.Context, transport http.RoundTripper, resour
 			text, err = io.ReadAll(resp.Body)
 			resp.Body.Close()
 		}
-		took := time.Since(began)
+		took, since := time.Since(began), s.awake(began)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err != nil && took < instant && s.overlap(&s.reloading, began, time.Now()):
+		case err != nil && took-s.stood(began, time.Now()) < instant && s.overlap(&s.reloading, since, time.Now()):
 			s.tally.count(&s.tally.cut)
 		case err != nil:
 			s.tally.fault("asking for %s: %v after %v", url, err, took)
@@ -53,8 +53,8 @@ func (s *soaked) client(ctx context.Context, transport http.RoundTripper, resour
 			s.record.mu.Unlock()
 		// Who names another version than the one that was known last, as after an ordinary
 		// request, is told what the last check has failed with, until the next one is due.
-		case resp.StatusCode >= 500 && resp.Header.Get("Retry-After") != "" && s.overlap(&s.away, began.Add(-aftermath), time.Now()),
-			resp.StatusCode >= 500 && s.overlap(&s.away, began, time.Now()):
+		case resp.StatusCode >= 500 && resp.Header.Get("Retry-After") != "" && s.overlap(&s.away, since.Add(-aftermath), time.Now()),
+			resp.StatusCode >= 500 && s.overlap(&s.away, since, time.Now()):
 			s.tally.count(&s.tally.away)
 			time.Sleep(100 * time.Millisecond)
 		default:
@@ -86,6 +86,7 @@ func (s *soaked) write(quiet <-chan struct{}) {
 		}
 		began := time.Now()
 		resp, err := client.Post("http://"+s.spec.Addr+path, "", nil)
+		began = s.awake(began)
 		s.tally.count(&s.tally.writes)
 		switch {
 		case err == nil && resp.StatusCode == 200:

@@ -24,7 +24,7 @@ const (
 	soakPatience = 10 * time.Second // of a client: longer than a hold, and a stop of a Caddy within
 	stoppedFor   = 2 * time.Second  // a Caddy or Redis, by SIGSTOP
 	clusterHold  = 4 * time.Second  // at least
-	overdue      = 20 * time.Second // from a write to its delivery, whatever has happened
+	overdue      = 17 * time.Second // beyond longest, from a write to its delivery, whatever has happened
 )
 
 // soakedFlock is those Caddys, and what happens to them.
@@ -54,6 +54,7 @@ func soakCluster(length time.Duration) (report string, err error) {
 		return "", err
 	}
 	defer b.down()
+	defer b.watch()()
 	s := &soakedFlock{judge: judge{record: b}, redisAddr: freeAddr()}
 	s.rough = []*[]span{&b.away, &s.trouble}
 	if s.redis, err = startRedisAt(s.redisAddr); err != nil {
@@ -83,7 +84,7 @@ func soakCluster(length time.Duration) (report string, err error) {
 		return report, err
 	}
 	after, err := s.atRest()
-	for deadline := time.Now().Add(20 * time.Second); err == nil && !alike(after, before) && time.Now().Before(deadline); after, err = s.atRest() {
+	for deadline := time.Now().Add(time.Minute); err == nil && !alike(after, before) && time.Now().Before(deadline); after, err = s.atRest() {
 		time.Sleep(time.Second)
 	}
 	report += fmt.Sprintf("; held at rest before and after: %+v, %+v", before, after)
@@ -194,7 +195,7 @@ func (s *soakedFlock) reload(c *soakedCaddy) error {
 	if err != nil {
 		return err
 	}
-	if _, err := call("POST", "http://"+c.spec.Admin+"/load", string(cfg)); err != nil {
+	if err := load(c.spec.Admin, cfg); err != nil {
 		return fmt.Errorf("reloading: %w", err)
 	}
 	return nil

@@ -34,7 +34,7 @@ type askedFor struct {
 
 // get asks for a resource; had is the version that is named, if it is not 0.
 func (s *soakedFlock) get(ctx context.Context, way http.RoundTripper, resource, had int, waits bool) (a askedFor) {
-	ctx, cancel := context.WithTimeout(ctx, soakPatience)
+	ctx, cancel := context.WithTimeout(ctx, max(soakPatience, longest))
 	defer cancel()
 	a.url = fmt.Sprintf("http://soak/r/%d", resource)
 	r, _ := http.NewRequestWithContext(ctx, "GET", a.url, nil)
@@ -67,7 +67,8 @@ func (s *soakedFlock) ask(ctx context.Context, c *soakedCaddy, way http.RoundTri
 	was := s.latest(resource)
 	a := s.get(ctx, way, resource, named, waits)
 	took, now := time.Since(a.began), time.Now()
-	down := s.overlap(&c.down, a.began.Add(-instant), now)
+	began := s.awake(a.began)
+	down := s.overlap(&c.down, began.Add(-instant), now)
 	switch {
 	case ctx.Err() != nil:
 	case a.err != nil && down:
@@ -94,7 +95,7 @@ func (s *soakedFlock) ask(ctx context.Context, c *soakedCaddy, way http.RoundTri
 		s.record.mu.Lock()
 		*have = v
 		s.record.mu.Unlock()
-	case a.status >= 500 && s.overlap(&s.away, a.began.Add(-aftermath), now):
+	case a.status >= 500 && s.overlap(&s.away, began.Add(-aftermath), now):
 		s.tally.count(&s.tally.away)
 		time.Sleep(100 * time.Millisecond)
 	default:
@@ -117,7 +118,7 @@ func (s *soakedFlock) late(resource, had int) {
 		written = s.versions[resource][had]
 	}
 	s.record.mu.Unlock()
-	if lag := time.Since(written); lag > overdue {
+	if lag := time.Since(written); lag > longest+overdue {
 		s.tally.fault("/r/%d: what came after version %d took %v", resource, had, lag)
 	}
 }

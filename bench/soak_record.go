@@ -19,6 +19,8 @@ type record struct {
 	versions  [][]time.Time // of each resource: when each was written
 	away      []span        // when the backend was
 	reloading []span        // when Caddy was
+	still     []span        // when this machine stood still
+	looked    time.Time     // when it was last seen not to; zero while nobody looks
 }
 
 // newRecord starts a backend that has the first version of everything.
@@ -56,6 +58,65 @@ func (b *record) overlap(spans *[]span, from, to time.Time) bool {
 		}
 	}
 	return false
+}
+
+// watch notes when this machine stands still, or this process at least, until the returned
+// function is called.
+func (b *record) watch() (stop func()) {
+	done := make(chan struct{})
+	var ended sync.WaitGroup
+	look := func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		now := time.Now()
+		if !b.looked.IsZero() && now.Sub(b.looked) > instant/4 {
+			b.still = append(b.still, span{b.looked, now})
+		}
+		b.looked = now
+	}
+	look()
+	ended.Go(func() {
+		tick := time.NewTicker(instant / 20)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				look()
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); ended.Wait() }
+}
+
+// stood is for how long the machine stood still between two times: whoever runs again first
+// may ask before that is noted.
+func (b *record) stood(from, to time.Time) (d time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	add := func(begin, end time.Time) {
+		if begin.Before(from) {
+			begin = from
+		}
+		if end.After(to) {
+			end = to
+		}
+		d += max(0, end.Sub(begin))
+	}
+	for _, s := range b.still {
+		add(s.from, s.to)
+	}
+	if now := time.Now(); !b.looked.IsZero() && now.Sub(b.looked) > instant/4 {
+		add(b.looked, now)
+	}
+	return d
+}
+
+// awake is when what began at a time would have, had the machine not stood still shortly
+// before: what goes on for an instant after a span, or for an aftermath, goes on for longer then.
+func (b *record) awake(began time.Time) time.Time {
+	return began.Add(-b.stood(began.Add(-2*aftermath), began))
 }
 
 // set makes the next version of what is at a path.

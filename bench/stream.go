@@ -11,8 +11,9 @@ import (
 const changes = 5
 
 // beat is after how long without a byte a stream says that it lives: the default, but
-// where less of all is measured.
-func (o options) beat() time.Duration { return min(5*o.idle, 15*time.Second) }
+// where less of all is measured. Between two of them a process is quiet for long enough to
+// have settled.
+func (o options) beat() time.Duration { return min(max(5*o.idle, 2*time.Second), 15*time.Second) }
 
 // streaming opens n streams, leaves them silent for as long as it takes each to say that
 // it lives, and has changes come, each when all have heard of the last.
