@@ -136,17 +136,20 @@ func TestSeenInCaddy(t *testing.T) {
 	r.Header.Set("Prefer", "wait=8")
 	wg.Go(func() {
 		resp, err := adminClient.Do(r)
+		if err != nil { // a reload can cut who is just connecting
+			resp, err = adminClient.Do(r)
+		}
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		resp.Body.Close()
 	})
-	began := time.Now()
+	passed := passing(t)
 	load("second")
 	park(7, "drained")
 	until(t, "the 7 of the new configuration are parked, and no others", func() bool { return metric(parked(7)) })
-	if took := time.Since(began); took > 6*time.Second {
+	if took := passed(); took > 6*time.Second {
 		t.Errorf("the reload took %v", took)
 	}
 
@@ -194,11 +197,11 @@ func TestSeenInCaddy(t *testing.T) {
 		t.Errorf("GET /long_poll: got %d", status)
 	}
 
-	began = time.Now()
+	passed = passing(t)
 	if err := caddy.Stop(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := passed(); took > 5*time.Second {
 		t.Errorf("the stop took %v", took)
 	}
 	until(t, "nobody is parked", func() bool { return parkedNow() == base })
