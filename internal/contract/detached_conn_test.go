@@ -26,6 +26,11 @@ func listens(t *testing.T, wrap func(*net.TCPConn) net.Conn, more ...string) (s 
 	if detaches {
 		t.Skip("has a server of its own")
 	}
+	t.Cleanup(func() { // what it counts late, the next test would take for its own
+		until(t, "nobody is answered any more", func() bool {
+			return len(stacks("caddy-longpoll/internal/detach.")) == 0 && len(stacks("caddy-longpoll.(*Handler).ServeHTTP(")) == 0
+		})
+	})
 	s = realSite(t, "interval 10ms\ndetach\n"+strings.Join(more, "\n"))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
