@@ -44,7 +44,7 @@ func churn(t trial, every time.Duration) (values, error) {
 		if a.version == current.Load() && have.Add(1) == int64(t.churners) {
 			select {
 			case all <- struct{}{}:
-			default: // nobody has heard of the last time yet, nor may ever
+			default: // nobody has taken the last one yet, and nobody may when the time is over
 			}
 		}
 	})

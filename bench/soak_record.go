@@ -104,8 +104,8 @@ func (b *record) stood(from, to time.Time) (d time.Duration) {
 		}
 		d += max(0, end.Sub(begin))
 	}
-	for _, s := range b.still {
-		add(s.from, s.to)
+	for i := len(b.still) - 1; i >= 0 && b.still[i].to.After(from); i-- {
+		add(b.still[i].from, b.still[i].to)
 	}
 	if now := time.Now(); !b.looked.IsZero() && now.Sub(b.looked) > instant/4 {
 		add(b.looked, now)
