@@ -24,7 +24,7 @@ func (p *Poll) Follow(accept string, timeout time.Duration) {
 		r.Header["Accept"] = []string{accept}
 	}
 	p.Request = r
-	p.follows, p.says = true, true
+	p.follows, p.says, p.asks = true, true, true
 	p.Limit = timeout - time.Duration(rand.Float64()*p.rules.Jitter/100*float64(timeout))
 }
 
