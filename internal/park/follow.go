@@ -155,10 +155,10 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 			return end, false
 		}
 	}
+	if w != nil && m.Watch() {
+		start(m.Resource) // before the header is that of a stream, and by who has not left
+	}
 	if w != nil && sp.Detach != nil && !p.Attached {
-		if m.Watch() {
-			start(m.Resource) // which nobody can who has left
-		}
 		if sp.Detach(p, *m, w, v, st) {
 			*m = poll.Waiter{}
 			return poll.Verdict{Kind: poll.Detached}, false
