@@ -123,6 +123,9 @@ func (c *connection) armed(gone bool) {
 	c.due = time.Now().Add(left)
 	c.timer = time.AfterFunc(left, c.timeUp)
 	if c.gone = gone; gone {
+		if st := c.poll.stream; st != nil {
+			st.rest, st.cut = nil, true // or a goroutine would write that while the handlers go on
+		}
 		c.end(poll.Verdict{Kind: poll.Gone})
 		return
 	}
