@@ -159,7 +159,9 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 		start(m.Resource) // before the header is that of a stream, and by who has not left
 	}
 	if w != nil && sp.Detach != nil && !p.Attached {
-		if sp.Detach(p, *m, w, v, st) {
+		// Before the first answer nobody knows what of the request it depends on, which
+		// can be asked for as long as the request is there.
+		if s.Known() && sp.Detach(p, *m, w, v, st) {
 			*m = poll.Waiter{}
 			return poll.Verdict{Kind: poll.Detached}, false
 		}
