@@ -329,7 +329,7 @@ func testDetachedSameStreams(t *testing.T, caddy binary) {
 		hold 90s 0%
 		interval 100ms
 		stream
-		stream_timeout 8s
+		stream_timeout 45s # until all are open
 		delta json_patch
 		header X-Ours {lp.outcome}
 		`+detach+`

@@ -355,7 +355,7 @@ func testStreamReload(t *testing.T, caddy binary) {
 	port := freePort(t)
 	sites := tlsSite(port, `
 	long_poll {
-		interval 20ms
+		interval 100ms
 		stream
 	}
 	reverse_proxy `+b.addr)
@@ -364,7 +364,7 @@ func testStreamReload(t *testing.T, caddy binary) {
 	var changes, ended sync.WaitGroup
 	defer ended.Wait()
 	changes.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {
