@@ -278,11 +278,10 @@ func (s *sidecar) reload(t *testing.T, sites string) time.Duration {
 	return time.Since(began)
 }
 
-// metric is the value of one line of the metrics; 0 if it is not there yet. The
-// name has its labels with it.
-func (s *sidecar) metric(name string) int {
+// tells is what the admin API answers to a GET.
+func (s *sidecar) tells(path string) string {
 	s.t.Helper()
-	resp, err := s.admin.Get("http://admin/metrics")
+	resp, err := s.admin.Get("http://admin" + path)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -291,7 +290,14 @@ func (s *sidecar) metric(name string) int {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for line := range strings.Lines(string(text)) {
+	return string(text)
+}
+
+// metric is the value of one line of the metrics; 0 if it is not there yet. The
+// name has its labels with it.
+func (s *sidecar) metric(name string) int {
+	s.t.Helper()
+	for line := range strings.Lines(s.tells("/metrics")) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			n, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 			if err != nil {

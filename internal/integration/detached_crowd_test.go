@@ -46,17 +46,9 @@ func roomForFiles(t *testing.T, n int) int {
 // goroutines is how many the process has.
 func (s *sidecar) goroutines() int {
 	s.t.Helper()
-	resp, err := s.admin.Get("http://admin/debug/pprof/goroutine?debug=1")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	text := s.tells("/debug/pprof/goroutine?debug=1")
 	var n int
-	if _, err := fmt.Sscanf(string(text), "goroutine profile: total %d", &n); err != nil {
+	if _, err := fmt.Sscanf(text, "goroutine profile: total %d", &n); err != nil {
 		s.t.Fatalf("reading %.40q: %v", text, err)
 	}
 	return n

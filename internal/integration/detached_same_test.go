@@ -193,8 +193,15 @@ func testDetachedSame(t *testing.T, caddy binary) {
 			t.Errorf("case %d: %+.200v:\n%s\nand detached:\n%s", i, c, texts[0], texts[1])
 		}
 	}
+	s.wantSameLines(ports, len(cases), nil)
+}
+
+// wantSameLines waits until each of two ports has logged so many exchanges, and fails the
+// test where they are logged in two ways, or check objects to an entry.
+func (s *sidecar) wantSameLines(ports []string, want int, check func(port int, path string, entry map[string]any)) {
+	s.t.Helper()
 	lines := make([]map[string]string, len(ports))
-	waitUntil(t, func() string { return fmt.Sprintf("%d lines, and %d", len(lines[0]), len(lines[1])) }, func() bool {
+	waitUntil(s.t, func() string { return fmt.Sprintf("%d lines, and %d", len(lines[0]), len(lines[1])) }, func() bool {
 		for n := range ports {
 			lines[n] = make(map[string]string)
 		}
@@ -208,9 +215,12 @@ func testDetachedSame(t *testing.T, caddy binary) {
 			}
 			for _, name := range []string{"ts", "duration"} {
 				if e[name] == nil {
-					t.Fatalf("%v has no %s", e, name)
+					s.t.Fatalf("%v has no %s", e, name)
 				}
 				delete(e, name)
+			}
+			if check != nil {
+				check(n, uri.Path, e)
 			}
 			delete(r, "remote_port")
 			h := e["resp_headers"].(map[string]any)
@@ -221,11 +231,11 @@ func testDetachedSame(t *testing.T, caddy binary) {
 			text, _ := json.MarshalIndent(e, "", " ")
 			lines[n][uri.Path] = string(text)
 		}
-		return len(lines[0]) == len(cases) && len(lines[1]) == len(cases)
+		return len(lines[0]) == want && len(lines[1]) == want
 	})
-	for path, usual := range lines[0] {
-		if lines[1][path] != usual {
-			t.Errorf("%s is logged as\n%s\nand detached as\n%s", path, usual, lines[1][path])
+	for _, path := range slices.Sorted(maps.Keys(lines[0])) {
+		if usual := lines[0][path]; lines[1][path] != usual {
+			s.t.Errorf("%s is logged as\n%s\nand detached as\n%s", path, usual, lines[1][path])
 		}
 	}
 }

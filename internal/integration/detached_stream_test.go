@@ -7,10 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -374,38 +372,9 @@ func testDetachedSameStreams(t *testing.T, caddy binary) {
 			t.Errorf("case %d: %+.200v:\n%.2000s\nand detached:\n%.2000s", i, c, texts[0], texts[1])
 		}
 	}
-	lines := make([]map[string]string, len(ports))
-	waitUntil(t, func() string { return fmt.Sprintf("%d lines, and %d", len(lines[0]), len(lines[1])) }, func() bool {
-		for n := range ports {
-			lines[n] = make(map[string]string)
+	s.wantSameLines(ports, len(cases), func(port int, path string, entry map[string]any) {
+		if want := sizes[fmt.Sprint(port, path)]; entry["size"] != float64(want) {
+			t.Errorf("%s of %d has size %v; want %d", path, port, entry["size"], want)
 		}
-		for _, e := range s.logs.entries("handled request") {
-			r := e["request"].(map[string]any)
-			n := slices.Index(ports, fmt.Sprint(e["port"]))
-			delete(e, "port")
-			uri, _ := url.Parse(r["uri"].(string))
-			if uri.Path == "/none" {
-				continue
-			}
-			for _, name := range []string{"ts", "duration"} {
-				if e[name] == nil {
-					t.Fatalf("%v has no %s", e, name)
-				}
-				delete(e, name)
-			}
-			if want := sizes[fmt.Sprint(n, uri.Path)]; e["size"] != float64(want) {
-				t.Errorf("%s of %d has size %v; want %d", uri.Path, n, e["size"], want)
-			}
-			delete(r, "remote_port")
-			delete(e["resp_headers"].(map[string]any), "Date")
-			text, _ := json.MarshalIndent(e, "", " ")
-			lines[n][uri.Path] = string(text)
-		}
-		return len(lines[0]) == len(cases) && len(lines[1]) == len(cases)
 	})
-	for _, path := range slices.Sorted(maps.Keys(lines[0])) {
-		if usual := lines[0][path]; lines[1][path] != usual {
-			t.Errorf("%s is logged as\n%s\nand detached as\n%s", path, usual, lines[1][path])
-		}
-	}
 }
