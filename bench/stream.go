@@ -43,6 +43,7 @@ func streaming(t trial) (values, error) {
 	defer c.close()
 	h.expect(s.version)
 	s.settled()
+	stop := s.profiles("arrival")
 	cpu, began := s.cpu(), time.Now()
 	for i := range t.n {
 		if err := c.ask(i, listening); err != nil {
@@ -54,11 +55,12 @@ func streaming(t trial) (values, error) {
 	}
 	v[opening] = float64(t.n) / s.settled().Sub(began).Seconds()
 	v[openCPU] = us(s.cpu()-cpu) / float64(t.n)
+	stop()
 	v[memory] = (s.pss() - before) / float64(t.n)
 	if err := s.confirm(t.n, int64(t.n), nil); err != nil {
 		return nil, err
 	}
-	stop := s.profiles("events")
+	stop = s.profiles("events")
 	var p50s, p99s, lasts []float64
 	asked := s.asked()
 	var used time.Duration
