@@ -273,7 +273,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	}}
 	h.replies = &reply.Writer{
 		Rules: h.polls, Header: h.Header, OnChange: reply.NewBody(h.OnChange), OnTimeout: reply.NewBody(h.OnTimeout),
-		Probe: h.Probe != nil, NeedsBody: h.Probe == nil && reply.SpeaksOfBody(h.Header),
+		Probe: h.Probe != nil, NeedsBody: h.Probe == nil && reply.SpeaksOfBody(h.Header), Shown: looks.Answer,
 	}
 	h.streams = &stream.Writer{Options: &h.Options, Spot: h.spot, Replies: h.replies, Open: h.site.Streams, Count: ops.Event}
 	h.shadow = shadow.New(h.polls, h.Probe != nil, slots, *h.MaxResources)

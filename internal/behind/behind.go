@@ -31,6 +31,10 @@ type Looks struct {
 	// placeholders of that, FastCGI (SERVER_ADDR), and who may look at anything.
 	Local bool
 
+	// Answer says that something looks at the fields of the answer while that is being
+	// made: by the placeholder of these, or as a template, which may read anything.
+	Answer bool
+
 	// Again says that another handler of this module stands behind.
 	Again bool
 }

@@ -86,9 +86,11 @@ func (l *looker) config(id caddy.ModuleID, module reflect.Value, raw json.RawMes
 func (l *looker) byID(id caddy.ModuleID, module reflect.Value, raw json.RawMessage) {
 	switch id {
 	case "http.matchers.remote_ip", "http.matchers.client_ip",
-		"http.reverse_proxy.selection_policies.ip_hash", "http.reverse_proxy.selection_policies.client_ip_hash",
-		"http.handlers.templates": // whose pages may read anything
+		"http.reverse_proxy.selection_policies.ip_hash", "http.reverse_proxy.selection_policies.client_ip_hash":
 		l.address(id.Name())
+	case "http.handlers.templates": // whose pages may read anything
+		l.address(id.Name())
+		l.looks.Answer = true
 	case "http.handlers.invoke":
 		l.address(id.Name())
 		invoke := module.Interface().(*caddyhttp.Invoke)
@@ -114,6 +116,7 @@ func (l *looker) byID(id caddy.ModuleID, module reflect.Value, raw json.RawMessa
 			}
 		}](raw).Browse.TemplateFile != "" {
 			l.address("browse") // a page as those of templates
+			l.looks.Answer = true
 		}
 	case "http.handlers.headers":
 		l.replaced(raw)

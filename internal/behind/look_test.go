@@ -34,6 +34,28 @@ func newLooker() *looker {
 	return &looker{passed: make(map[string]bool), seen: make(map[any]bool)}
 }
 
+// TestAnswer is of who looks at the fields of the answer that is being made.
+func TestAnswer(t *testing.T) {
+	for _, test := range []struct {
+		handler string
+		looks   bool
+	}{
+		{`{"handler": "headers", "response": {"set": {"X-Copy": ["a {http.response.header.X-Nonce}"]}}}`, true},
+		{`{"handler": "subroute", "routes": [{"match": [{"expression": "ph(req, 'http.response.header.A') == 'b'"}]}]}`, true},
+		{`{"handler": "subroute", "routes": [{"match": [{"vars": {"{http.response.header.A}": ["b"]}}]}]}`, true},
+		{`{"handler": "templates"}`, true},
+		{`{"handler": "file_server", "browse": {"template_file": "x"}}`, true},
+		{`{"handler": "headers", "response": {"set": {"X-Copy": ["{http.request.header.X-Nonce}"]}}}`, false},
+		{`{"handler": "file_server", "browse": {}}`, false},
+	} {
+		l := newLooker()
+		l.handlers([]json.RawMessage{json.RawMessage(test.handler)})
+		if l.looks.Answer != test.looks {
+			t.Errorf("%s: got %v", test.handler, l.looks.Answer)
+		}
+	}
+}
+
 // TestModules is of handlers that Caddy would not load in a test, or not at all.
 func TestModules(t *testing.T) {
 	for _, test := range []struct{ handler, address, fields string }{

@@ -45,6 +45,10 @@ func (l *looker) placeholder(name string) {
 		l.looks.Local = true
 		return
 	}
+	if strings.HasPrefix(name, "http.response.header.") {
+		l.looks.Answer = true
+		return
+	}
 	for _, prefix := range []string{"http.request.header.", "header.", ">"} {
 		if field, ok := strings.CutPrefix(name, prefix); ok {
 			l.field(field)

@@ -21,6 +21,7 @@ func TestHarm(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, binary){
 		"addresses that requests come to":       testLocalAddresses,
 		"fields in front that are added behind": testFieldsAddedBehind,
+		"fields of the answer, read behind":     testFieldsReadBehind,
 		"authentication behind":                 testAuthenticationBehind,
 		"two handlers of ours":                  testTwoHandlers,
 	} {
@@ -90,6 +91,34 @@ func testFieldsAddedBehind(t *testing.T, caddy binary) {
 				t.Errorf("client %d is told %q, want %q", i, got, want)
 			}
 		}
+	}
+}
+
+// testFieldsReadBehind has handlers behind read what others behind, and the backend, have
+// set on the answer: in an ordinary exchange, and in a check.
+func testFieldsReadBehind(t *testing.T, caddy binary) {
+	b := serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Version", "7")
+		fmt.Fprint(w, "one")
+	}))
+	port := freePort(t)
+	caddy.start(t, "", site(port, `
+	header X-Nonce front
+	long_poll
+	handle /api/* {
+		header X-Nonce abc
+		header X-Policy "nonce-{http.response.header.X-Nonce}"
+		header >X-Seen {http.response.header.X-Version}
+		reverse_proxy `+b.addr+`
+	}
+	handle {
+		header X-Nonce def
+		respond "nonce {http.response.header.X-Nonce}"
+	}`))
+	c := newClient(t, port)
+	for _, fields := range [][]string{nil, {"Prefer: wait=1"}} {
+		c.get("/api/x", fields...).want(t, 200, "answered").wantFields(t, "X-Nonce: abc", "X-Policy: nonce-abc", "X-Seen: 7")
+		c.get("/page", fields...).want(t, 200, "answered").wantBody(t, "nonce def").wantFields(t, "X-Nonce: def")
 	}
 }
 

@@ -16,7 +16,11 @@ import (
 // (contract 3.8). The answer streams as it comes, but where its header can only be
 // finished when its body is known. The error is that of next.
 func (re *Writer) Own(p *poll.Poll, w http.ResponseWriter, next caddyhttp.Handler) error {
-	err := tap.Serve(w, p.Request, next, re.Rules.MaxBody, &own{re: re, p: p})
+	serve := tap.Serve
+	if re.Shown {
+		serve = tap.ServeShown
+	}
+	err := serve(w, p.Request, next, re.Rules.MaxBody, &own{re: re, p: p})
 	if err != nil {
 		re.markIn(p, w.Header(), true) // of the error page
 	}

@@ -30,6 +30,7 @@ type Writer struct {
 	OnTimeout *Body       // nil is what suits the client: a 304, or the answer again
 	Probe     bool        // the version is read from a probe
 	NeedsBody bool        // Header speaks of the body of an answer
+	Shown     bool        // handlers behind look at the fields of the answer that they make
 	Rules     *poll.Rules
 }
 

@@ -43,12 +43,19 @@ type Exchange interface {
 // nothing was sent, and w's header is as it was. An answer to a HEAD, one without a
 // body and one that is announced to be larger than limit never wait.
 func Serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, limit int64, x Exchange) error {
-	o := &own{
-		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		x:                     x,
-		limit:                 limit,
-		head:                  r.Method == http.MethodHead,
-	}
+	return serve(w, r, next, &own{limit: limit, x: x})
+}
+
+// ServeShown is Serve where handlers behind look at the fields of the answer before its
+// head: the placeholders http.response.header read w's header, and so what the handlers
+// set is there at once. They must not change what Header has given them before the head
+// once that is out, but ask it again, as for trailers.
+func ServeShown(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, limit int64, x Exchange) error {
+	return serve(w, r, next, &own{limit: limit, x: x, shown: true, preset: fieldsOf(w.Header())})
+}
+
+func serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, o *own) error {
+	o.ResponseWriter, o.head = w, r.Method == http.MethodHead
 	returned := false
 	defer func() {
 		if !returned {
@@ -67,6 +74,9 @@ type own struct {
 	limit int64
 	head  bool // the request is a HEAD
 	mute  bool // the handlers have returned without a word
+	shown bool // the handlers' header is the client's until the head
+
+	preset []field // the client's header before, where it is shown
 
 	// The handlers' header. It is not the client's, for they may set trailers in it
 	// while the time that a body is waited for runs out on another goroutine.
@@ -78,6 +88,9 @@ type own struct {
 
 // Header is the handlers'.
 func (w *own) Header() http.Header {
+	if w.shown && w.status == 0 {
+		return w.ResponseWriter.Header()
+	}
 	if w.header == nil {
 		preset := w.ResponseWriter.Header()
 		w.header = make(http.Header, max(len(preset), headerSize))

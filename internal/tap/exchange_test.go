@@ -1,18 +1,28 @@
 package tap
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // compare holds what a client gets of a script, with Serve in between, against what
 // it gets without.
 func compare(t testing.TB, s *server, sc script, limit int64, need bool) {
 	t.Helper()
+	compareBehind(t, s, sc, limit, need, owned)
+	compareBehind(t, s, sc, limit, need, shown)
+}
+
+func compareBehind(t testing.TB, s *server, sc script, limit int64, need bool, behind func(caddyhttp.Handler, int64, Exchange) caddyhttp.Handler) {
+	t.Helper()
 	direct := s.alone(t, sc, sc)
 	x := &plan{need: need}
-	ours := s.alone(t, sc, owned(sc, limit, x))
+	ours := s.alone(t, sc, behind(sc, limit, x))
 	end, failed := strings.IndexAny(string(sc), "EX"), false
 	if end >= 0 {
 		failed, sc = true, sc[:end]
@@ -84,6 +94,31 @@ func compare(t testing.TB, s *server, sc script, limit int64, need bool) {
 	}
 	if len(want) == 2 && want[1] == "end" && !direct.Broken && (x.body != direct.Body || ours.Header.Get("X-Ended") != "1") {
 		t.Errorf("%q need %v: the end saw %q", sc, need, x.body)
+	}
+}
+
+// TestShown has handlers set a field, and look for it in front before the answer begins.
+func TestShown(t *testing.T) {
+	for _, need := range []bool{false, true} {
+		front := httptest.NewRecorder()
+		front.Header().Set("X-Preset", "1")
+		saw := ""
+		h := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("X-Own", "1")
+			w.Header().Del("X-Preset")
+			w.WriteHeader(http.StatusEarlyHints)
+			saw = front.Header().Get("X-Own") + front.Header().Get("X-Preset")
+			w.Write([]byte("body"))
+			w.Header().Set("X-After", "1")
+			return nil
+		})
+		if err := ServeShown(front, httptest.NewRequest("GET", "/", nil), h, 100, &plan{need: need}); err != nil {
+			t.Fatal(err)
+		}
+		got := front.Result().Header
+		if saw != "1" || got.Get("X-Own") != "1" || got.Get("X-Preset")+got.Get("X-After") != "" {
+			t.Errorf("need %v: saw %q in front, then %v", need, saw, got)
+		}
 	}
 }
 

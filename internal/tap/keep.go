@@ -39,7 +39,11 @@ type kept struct {
 // keep begins to keep back an answer with a body of the announced length.
 func (w *own) keep(length int64) {
 	header := w.ResponseWriter.Header()
-	k := &kept{header: header, preset: fieldsOf(header), length: length}
+	preset := w.preset
+	if !w.shown {
+		preset = fieldsOf(header)
+	}
+	k := &kept{header: header, preset: preset, length: length}
 	replace(header, w.header)
 	w.kept = k
 	k.timer = time.AfterFunc(patience, w.timeUp)

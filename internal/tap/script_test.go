@@ -41,6 +41,9 @@ var errScript = errors.New("the script fails")
 func (s script) ServeHTTP(w http.ResponseWriter, _ *http.Request) error {
 	header := w.Header() // kept, as handlers may
 	for _, letter := range s {
+		if o, ok := w.(*own); ok && o.shown {
+			header = w.Header() // see ServeShown
+		}
 		switch letter {
 		case 'H':
 			header.Set("X-Own", "1")
@@ -181,6 +184,13 @@ func site(h caddyhttp.Handler) http.Handler {
 func owned(h caddyhttp.Handler, limit int64, x Exchange) caddyhttp.Handler {
 	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		return Serve(w, r, h, limit, x)
+	})
+}
+
+// shown is h behind ServeShown.
+func shown(h caddyhttp.Handler, limit int64, x Exchange) caddyhttp.Handler {
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		return ServeShown(w, r, h, limit, x)
 	})
 }
 
