@@ -93,10 +93,16 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 	go func() {
 		defer slot.Release()
 		defer func() {
-			if p := recover(); p != nil {
-				if p != http.ErrAbortHandler {
-					b.c.Panicked("a handler panicked during a check", p)
-				}
+			switch p := recover(); {
+			case p == nil:
+			case p != http.ErrAbortHandler:
+				b.c.Panicked("a handler panicked during a check", p)
+				done <- tap.ErrAborted
+			case w.Before() != nil:
+				// No answer had begun that could break off: a handler (abort) hangs up on
+				// whoever asks, and is to do so on each of them.
+				done <- tap.ErrUnshared
+			default:
 				done <- tap.ErrAborted
 			}
 		}()
