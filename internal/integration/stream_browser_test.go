@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -123,7 +124,12 @@ func testEventSource(t *testing.T, caddy binary) {
 func testEventSourceOfAnotherOrigin(t *testing.T, caddy binary) {
 	br := newBrowser(t)
 	b := serveBackend(t, nil)
+	var down atomic.Bool
 	open := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if down.Load() {
+			http.Error(w, "down", http.StatusServiceUnavailable)
+			return
+		}
 		if strings.HasPrefix(r.URL.Path, "/open/") {
 			w.Header().Set("Access-Control-Allow-Origin", "*")
 		}
@@ -156,4 +162,15 @@ func testEventSourceOfAnotherOrigin(t *testing.T, caddy binary) {
 	br.await(`^open one two connecting open\s*$`)
 	b.set("three")
 	br.await(`^open one two connecting open three\s*$`)
+
+	// Who comes back while nobody knows who may read it waits until that is known.
+	down.Store(true)
+	s.reload(t, sites)
+	br.await(`^open one two connecting open three connecting\s*$`)
+	waitFor(t, "the page again", func() bool { return s.metric("caddy_long_poll_parked_requests") == 1 })
+	s.reload(t, sites)
+	br.await(`^open one two connecting open three connecting connecting\s*$`)
+	b.set("four")
+	down.Store(false)
+	br.await(`^open one two connecting open three connecting connecting open four\s*$`)
 }

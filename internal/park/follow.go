@@ -12,13 +12,15 @@ import (
 // on the goroutine of its request, and may take their time: nobody else waits for them.
 // After [Stream.Detach] they are called one at a time, and return at once.
 type Stream interface {
-	// Begun reports whether the stream has begun, and Begins whether it can with s, or has.
+	// Begun reports whether the stream has begun, Begins whether it can with s, or has, and
+	// MayBegin whether it can with nothing to tell yet, or has, where known is known.
 	Begun() bool
 	Begins(s *state.Reading) bool
+	MayBegin(known *state.Reading) bool
 
 	// Tell tells the client what v says: of Ready its state, and of Hold that there is
-	// nothing yet, known being what was known before; nil if nothing was. It reports
-	// whether the stream goes on.
+	// nothing yet, known being what was known before, or what the backend fails with; nil
+	// if nothing is. It reports whether the stream goes on.
 	Tell(v poll.Verdict, known *state.Reading) (more bool)
 
 	// Rest is how long the client may be left without a word from now on. Where it is
@@ -158,6 +160,9 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 	if w != nil && m.Watch() {
 		start(m.Resource) // before the header is that of a stream, and by who has not left
 	}
+	if v.Kind == poll.Hold && !st.MayBegin(known(p, s)) {
+		return end, true
+	}
 	if w != nil && sp.Detach != nil && !p.Attached {
 		// Before the first answer nobody knows what of the request it depends on, which
 		// can be asked for as long as the request is there.
@@ -174,11 +179,7 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 // the verdict is the end.
 func (sp *Spot) Tell(p *poll.Poll, m *poll.Waiter, v poll.Verdict, st Stream) (end poll.Verdict, more bool) {
 	s := m.Snapshot()
-	known := s.State
-	if known != nil && (known.Unshared || !p.MayRead(known.State)) {
-		known = nil
-	}
-	if !st.Tell(v, known) {
+	if !st.Tell(v, known(p, s)) {
 		return poll.Verdict{Kind: poll.Gone}, false
 	}
 	if v.Kind == poll.Ready {
@@ -186,6 +187,18 @@ func (sp *Spot) Tell(p *poll.Poll, m *poll.Waiter, v poll.Verdict, st Stream) (e
 		m.Told(s) // as a poll would that comes back
 	}
 	return v, true
+}
+
+// known is what p may know: the state, or else what the last check has failed with; nil if
+// there is neither.
+func known(p *poll.Poll, s *poll.Snapshot) *state.Reading {
+	switch st := s.State; {
+	case st != nil && !st.Unshared && p.MayRead(st.State):
+		return st
+	case s.Failed():
+		return p.FaultOf(s)
+	}
+	return nil
 }
 
 // Beat is beat for a stream that waits elsewhere.

@@ -224,6 +224,9 @@ func (p *Poll) freshFault(s *Snapshot) bool {
 	return p.rules.Freshness > 0 && !s.Fault.Ended.Before(p.Arrived.Add(-p.rules.Freshness))
 }
 
+// FaultOf is what the last check has failed with, as the poll may be told it.
+func (p *Poll) FaultOf(s *Snapshot) *state.Reading { return p.fault(s).State }
+
 // fault has the poll told what the last check has failed with, or, where that is not
 // for everybody, its status.
 func (p *Poll) fault(s *Snapshot) Verdict {

@@ -330,19 +330,40 @@ func (re *Writer) notModified(p *poll.Poll, w http.ResponseWriter) error {
 
 // Admit has who may read the answer that the poll is told read what is told in its place.
 func (re *Writer) Admit(p *poll.Poll, header http.Header) {
-	s := p.Told
-	if s.Answer == nil || re.unread(s) {
+	of := re.admission(p.Told)
+	if of == nil {
 		return
 	}
-	for name, values := range s.Answer.Header {
+	for name, values := range of.Header {
 		switch {
 		case !strings.HasPrefix(name, "Access-Control-"):
-		case slices.Contains(s.Answer.Added, name):
+		case slices.Contains(of.Added, name):
 			header[name] = slices.Concat(header[name], values)
 		default:
 			header[name] = slices.Clone(values)
 		}
 	}
+}
+
+// Admits reports whether a header that is told in place of s, which is nil if nothing is
+// known, says which other origins may read it (the Fetch Standard, section 3.3.3). Who
+// stands in front of us may have said so.
+func (re *Writer) Admits(s *state.Reading, header http.Header) bool {
+	of := re.admission(s)
+	return namesOrigin(header) || namesOrigin(re.Header) || of != nil && namesOrigin(of.Header)
+}
+
+func namesOrigin(header http.Header) bool { return len(header["Access-Control-Allow-Origin"]) > 0 }
+
+// admission is what says who may read s; nil if nothing does.
+func (re *Writer) admission(s *state.Reading) *state.Answer {
+	switch {
+	case s == nil:
+		return nil
+	case re.unread(s):
+		return s.ErrFields
+	}
+	return s.Answer
 }
 
 // Rendered is what on_change, which there is, makes of s for p.

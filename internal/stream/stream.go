@@ -70,8 +70,11 @@ func (sw *Writer) Serve(p *poll.Poll, r *http.Request, w http.ResponseWriter, f 
 	defer park.RestartDeadlines(p, w)
 	over := v.Kind == poll.Drain || v.Kind == poll.Expire || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
 	switch {
+	case !l.begun && over && !l.MayBegin(v.State):
+		p.Outcome = poll.Streamed
+		return v, http.ErrAbortHandler // who loses the connection does
 	case !l.begun && over:
-		l.begin(nil, false) // who reads events and gets anything else does not come back
+		l.begin(v.State, false) // who reads events and gets anything else does not come back
 	case !l.begun && v.Kind == poll.Ready && v.State.Code()/100 == 2:
 		p.Outcome = poll.Answered
 		l.Replies.Mark(p, w.Header())
@@ -113,6 +116,18 @@ func (l *line) Begins(s *state.Reading) bool {
 	return l.begun || s.Code()/100 == 2 && l.event(s) != nil
 }
 
+// MayBegin reports whether the head can be sent where there is nothing to tell, and known
+// is known. A page of another origin may read it only if the head says so, and the
+// EventSource of a page that may not does not come back. So as long as the backend fails
+// and nobody has said who may read what it says, such a page waits for the head.
+func (l *line) MayBegin(known *state.Reading) bool {
+	return l.begun || len(l.p.Request.Header["Origin"]) == 0 ||
+		known != nil && !failed(known) || l.Replies.Admits(known, l.w.Header())
+}
+
+// failed reports whether s is what the backend fails with, and no state of the resource.
+func failed(s *state.Reading) bool { return s.Fault() && !s.Held }
+
 // Tell writes an event, or begins the stream for those there is nothing to tell yet.
 func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 	if !l.begun {
@@ -143,8 +158,8 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 	return true
 }
 
-// begin sends the head. s is what is known, and what the backend says of who may read it;
-// nil if nothing is. present says that it is how things are.
+// begin sends the head. s is what is known, or what the backend fails with, and what it
+// says of who may read it; nil if there is neither. present says that it is how things are.
 func (l *line) begin(s *state.Reading, present bool) {
 	l.begun = true
 	l.Open(1)
@@ -155,6 +170,9 @@ func (l *line) begin(s *state.Reading, present bool) {
 		l.Replies.Admit(l.p, header)
 		for _, cookie := range s.Renewed {
 			header.Add("Set-Cookie", cookie)
+		}
+		if failed(s) {
+			l.p.Told = nil // `header` is to speak of no version that a client could name
 		}
 	}
 	for name := range header {
@@ -185,9 +203,13 @@ func (l *line) begin(s *state.Reading, present bool) {
 // Rest is how long the client may be left without a byte.
 func (l *line) Rest() time.Duration { return time.Until(l.spoken.Add(time.Duration(*l.Heartbeat))) }
 
-// Beat says that the stream lives.
+// Beat says that the stream lives. One that has not begun is looked at again after as long.
 func (l *line) Beat() bool {
-	if l.Rest() > 0 || !l.begun {
+	switch {
+	case !l.begun:
+		l.spoken = time.Now()
+		return true
+	case l.Rest() > 0:
 		return true
 	}
 	text := sse.Heartbeat
