@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"strconv"
@@ -76,7 +77,7 @@ func (c *streams) ask(i int, p poll) error {
 	}
 	for _, f := range []hpack.HeaderField{
 		{Name: ":method", Value: p.method}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: c.host}, {Name: ":path", Value: p.path},
-		{Name: "user-agent", Value: "bench"}, {Name: "accept", Value: "*/*"}, {Name: "if-none-match", Value: p.tag}, {Name: "if-modified-since", Value: p.since}, {Name: "prefer", Value: prefer},
+		{Name: "user-agent", Value: "bench"}, {Name: "accept", Value: cmp.Or(p.accept, "*/*")}, {Name: "if-none-match", Value: p.tag}, {Name: "if-modified-since", Value: p.since}, {Name: "prefer", Value: prefer},
 	} {
 		if f.Value != "" {
 			_ = s.coder.WriteField(f) // into memory
@@ -91,6 +92,7 @@ func (c *streams) ask(i int, p poll) error {
 
 func (c *streams) read(s *session) {
 	answers := make(map[uint32]answer)
+	open := make(map[uint32]bool) // streams of events
 	for {
 		frame, err := s.framer.ReadFrame()
 		if err != nil {
@@ -118,6 +120,8 @@ func (c *streams) read(s *session) {
 			a.status, _ = strconv.Atoi(f.PseudoValue("status"))
 			for _, h := range f.RegularFields() {
 				switch h.Name {
+				case "content-type":
+					open[id] = h.Value == eventStream
 				case "etag":
 					a.tag = h.Value
 				case "last-modified":
@@ -126,10 +130,15 @@ func (c *streams) read(s *session) {
 			}
 			ended = f.StreamEnded()
 		case *http2.DataFrame:
-			if a.version == 0 {
+			if ended = f.StreamEnded(); open[id] {
+				// An event comes in one frame, and is not as large as that.
+				if at := bytes.LastIndex(f.Data(), []byte("data: {")); at >= 0 {
+					a.version = versionOf(f.Data()[at+len("data: "):])
+					c.heard(s.client(id), a)
+				}
+			} else if a.version == 0 {
 				a.version = versionOf(f.Data())
 			}
-			ended = f.StreamEnded()
 		case *http2.RSTStreamFrame:
 			ended = true
 		default:
@@ -139,13 +148,21 @@ func (c *streams) read(s *session) {
 			answers[id] = a
 			continue
 		}
+		i := s.client(id)
 		delete(answers, id)
+		delete(open, id)
 		s.mu.Lock()
-		i := s.asked[id]
 		delete(s.asked, id)
 		s.mu.Unlock()
 		c.heard(i, a)
 	}
+}
+
+// client is who has asked by that stream.
+func (s *session) client(id uint32) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[id]
 }
 
 func (c *streams) close() {

@@ -128,6 +128,30 @@ func outageOf(name string, resources int) scenario {
 	}
 }
 
+// streamsOf is a scenario of streams, over HTTP/1.1 or HTTP/2.
+func streamsOf(name, over string, http2 bool) scenario {
+	without := []string{"polling", "pushpin"}
+	if http2 {
+		without = append(without, detached)
+	}
+	return scenario{
+		name: name,
+		title: func(o options) string {
+			return fmt.Sprintf("%d streams of events on one resource, a heartbeat every %v%s", o.n, o.beat(), over)
+		},
+		without: without,
+		measures: []measure{
+			{memory, "KiB", false}, {eventful, "KiB", false}, {live, "KiB", false}, {idle, "%", false}, {silence, "%", false}, {beatless, "%", false},
+			{opening, "1/s", true}, {openCPU, "us", false},
+			{eventP50, "ms", false}, {eventP99, "ms", false}, {eventEnd, "ms", false}, {eventCPU, "us", false}, {eventAsk, "", false}, {lost, "", false},
+		},
+		run: func(t trial) (values, error) {
+			t.spec.HTTP2 = http2
+			return streaming(t)
+		},
+	}
+}
+
 var scenarios = []scenario{
 	{
 		name:     "one",
@@ -194,19 +218,8 @@ var scenarios = []scenario{
 	gets("get-untagged", "the same without an ETag of the backend's", true, true),
 	gets("get-same", "ordinary GETs of 1 KiB, all to one URL, with an ETag", false, false),
 	gets("get-same-untagged", "the same without an ETag of the backend's", false, true),
-	{
-		name: "streams",
-		title: func(o options) string {
-			return fmt.Sprintf("%d streams of events on one resource, a heartbeat every %v", o.n, o.beat())
-		},
-		without: []string{"polling", "pushpin"},
-		measures: []measure{
-			{memory, "KiB", false}, {eventful, "KiB", false}, {live, "KiB", false}, {idle, "%", false}, {silence, "%", false}, {beatless, "%", false},
-			{opening, "1/s", true}, {openCPU, "us", false},
-			{eventP50, "ms", false}, {eventP99, "ms", false}, {eventEnd, "ms", false}, {eventCPU, "us", false}, {eventAsk, "", false}, {lost, "", false},
-		},
-		run: streaming,
-	},
+	streamsOf("streams", "", false),
+	streamsOf("streams-http2", fmt.Sprintf(", HTTP/2, %d to a connection", streamsEach), true),
 	outageOf("outage", 1),
 	outageOf("outage10", 10),
 	{
