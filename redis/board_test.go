@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -82,13 +83,24 @@ func TestBoardLease(t *testing.T) {
 	claim("b", 0, true, 2)
 	s.admin.FlushAll(ctx)
 	claim("a", 41, true, 42) // larger than what it knows, though redis has forgotten
+	for _, beyond := range []string{strconv.Itoa(maxToken), "1e300", "-5", "inf", "nan", "nonsense"} {
+		s.admin.Del(ctx, "long_poll:{default}:lease:n")
+		s.admin.Set(ctx, "long_poll:{default}:token:n", beyond, time.Minute)
+		claim("a", 0, true, 1)
+	}
+	s.admin.Del(ctx, "long_poll:{default}:lease:n")
+	claim("a", maxToken, true, 1) // what it knows is forged
+	s.admin.Del(ctx, "long_poll:{default}:lease:n")
+	claim("a", maxToken-1, true, maxToken)
+	s.admin.Del(ctx, "long_poll:{default}:lease:n")
+	claim("a", 41, true, 1)
 	for _, key := range s.admin.Keys(ctx, "*").Val() {
 		if !strings.HasPrefix(key, "long_poll:{default}:") || s.admin.PTTL(ctx, key).Val() <= 0 {
 			t.Errorf("%s lives for %v", key, s.admin.PTTL(ctx, key).Val())
 		}
 	}
 	s.admin.Persist(ctx, "long_poll:{default}:lease:n")
-	claim("b", 0, false, 42)
+	claim("b", 0, false, 1)
 	if left := s.admin.PTTL(ctx, "long_poll:{default}:lease:n").Val(); left <= 0 {
 		t.Errorf("a lease without an end has %v; want it to have one", left)
 	}

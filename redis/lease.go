@@ -26,6 +26,10 @@ func (b *Board) keys(name string) (lease, token, state, fault string) {
 // who was replaced is known as such.
 const tokenTime = 24 * time.Hour
 
+// maxToken bounds the tokens that are given out: there will never be as many. A larger one is
+// forged, or nonsense, and it is counted from 1 again, or nobody would ever get a lease more.
+const maxToken = 1 << 50
+
 // Claim, Post and Yield are one step each, so that nobody comes between. A lease that has no
 // end, which none of us has written, gets one.
 var (
@@ -35,6 +39,7 @@ local lease = redis.call('GET', KEYS[1])
 if not lease then
   local token = tonumber(redis.call('GET', KEYS[2]) or '0') or 0
   if token < tonumber(ARGV[2]) then token = tonumber(ARGV[2]) end
+  if not (token >= 0 and token < tonumber(ARGV[5])) then token = 0 end
   token = string.format('%.0f', token + 1)
   lease = token .. ':' .. ARGV[1]
   redis.call('SET', KEYS[2], token, 'PX', ARGV[4])
@@ -74,7 +79,7 @@ func leaseOf(token uint64, who string) string { return strconv.FormatUint(token,
 // Claim takes the lease of a name, or says who has it.
 func (b *Board) Claim(ctx context.Context, name, who string, known uint64, ttl time.Duration) (mine bool, token uint64, left time.Duration, state, fault []byte, err error) {
 	lease, tokenKey, stateKey, faultKey := b.keys(name)
-	got, err := claiming.Run(ctx, b.link.commands(), []string{lease, tokenKey, stateKey, faultKey}, who, known, ttl.Milliseconds(), tokenTime.Milliseconds()).Slice()
+	got, err := claiming.Run(ctx, b.link.commands(), []string{lease, tokenKey, stateKey, faultKey}, who, known, ttl.Milliseconds(), tokenTime.Milliseconds(), maxToken).Slice()
 	if err = b.judge(err); err != nil {
 		return false, 0, 0, nil, nil, err
 	}

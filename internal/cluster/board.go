@@ -23,7 +23,8 @@ type Board interface {
 	Follow(name string, heard func(message []byte), ready func(within time.Duration)) (stop func())
 
 	// Claim takes the lease of a name for ttl, if nobody has it, with a token that is
-	// larger than known and than all before. Else it says with which token somebody has
+	// larger than known and than all before, and at most 1<<50: where that can not be, it
+	// counts from 1 again, for such a number is forged. Else it says with which token somebody has
 	// it, and for how long yet. Either way it returns what was last posted.
 	Claim(ctx context.Context, name, who string, known uint64, ttl time.Duration) (mine bool, token uint64, left time.Duration, state, fault []byte, err error)
 

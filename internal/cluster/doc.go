@@ -28,6 +28,7 @@
 // takes the board's word when it next looks: for so long it goes on with what it has. The
 // same token may be given out once more then; a holder is known by a number of its own too,
 // and counts its reports from any other, so that none of its states is taken for one of before.
+// A board on which a token is larger than there can be, by a forged message, counts anew.
 //
 // 5. Two may hold the lease at once, when the board has forgotten one of them or one was
 // stopped in the middle of a check. It costs a check too many. Nobody is led back by it:

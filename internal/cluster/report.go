@@ -68,8 +68,8 @@ type heard struct{ member, ticket uint64 }
 // format is the first byte of all messages: another one is another release's.
 const format = 1
 
-// maxToken bounds a token: there will never be as many, and a board may count in floating
-// point.
+// maxToken bounds a token (see [Board]): there will never be as many, and a board may count in
+// floating point.
 const maxToken = 1 << 50
 
 // maxBy bounds the name of a Caddy.

@@ -199,7 +199,9 @@ func (l *boardLink) Claim(ctx context.Context, name, who string, known uint64, t
 		lease := b.get("lease:" + name)
 		switch {
 		case lease == "":
-			token = max(b.tokens[name], known) + 1
+			if token = max(b.tokens[name], known) + 1; token > 1<<50 {
+				token = 1
+			}
 			b.tokens[name], mine, left = token, true, ttl
 			b.set("lease:"+name, fmt.Sprintf("%d:%s", token, who), ttl)
 		default:
