@@ -65,7 +65,8 @@ type report struct {
 // heard is the last ticket that was heard of a member.
 type heard struct{ member, ticket uint64 }
 
-// format is the first byte of all messages: another one is another release's.
+// format is the first byte of all messages, and part of all names of resources: another one
+// is another release's.
 const format = 1
 
 // maxToken bounds a token (see [Board]): there will never be as many, and a board may count in

@@ -145,7 +145,10 @@ func (s *Set) heard(message []byte) {
 	}
 }
 
-// key adds the configuration to the key of a resource.
-func (s *Set) key(key lot.Key) [32]byte {
-	return sha256.Sum256(append(key[:], s.Digest[:]...))
+// key adds the configuration to the key of a resource, and the format of messages: nothing
+// could be heard of a release that has another one, and who followed it would wait for nothing.
+func (s *Set) key(key lot.Key) [32]byte { return s.keyIn(format, key) }
+
+func (s *Set) keyIn(format byte, key lot.Key) [32]byte {
+	return sha256.Sum256(append(append(key[:], s.Digest[:]...), format))
 }
