@@ -109,7 +109,9 @@ func (m *Member) note() {
 		return
 	}
 	m.mu.Unlock()
-	mark, made := m.resource.Mark()
+	mark, made := m.resource.Mark(again)
+	again := m.remark
+	m.remark = false
 	if !made {
 		return
 	}
@@ -130,6 +132,17 @@ func (m *Member) Newcomer() {
 	defer m.mu.Unlock()
 	if !m.noting {
 		m.noting = true
+	m.noteSoonLocked()
+}
+
+// markAgainLocked has whoever has the lease now told that somebody waits: it may not know, or
+// a change that it finds would have all of them ask once more.
+func (m *Member) markAgainLocked() {
+	m.remark = true
+	m.noteSoonLocked()
+}
+
+func (m *Member) noteSoonLocked() {
 		time.AfterFunc(noteDelay, m.note)
 	}
 }

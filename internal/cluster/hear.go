@@ -68,6 +68,9 @@ func (m *Member) hearHolderLocked(r *report) bool {
 		return false
 	case m.role == holds:
 		m.becomeLocked(follows) // it was replaced
+		m.markAgainLocked()
+	case m.holder != 0 && m.holder != r.from:
+		m.markAgainLocked()
 	}
 	m.token, m.seq, m.holder, m.wakes, m.by = r.token, r.seq, r.from, r.wakes, r.by
 	switch r.kind {

@@ -80,6 +80,7 @@ type Member struct {
 	noting   bool          // it is going to be
 	ready    bool          // no message is missed
 	awaiting bool          // until none is
+	remark   bool          // though nobody has begun to wait since the last one
 	rejoin   bool          // messages may have been missed
 	pause    time.Duration // the latest; changed by the poller only
 

@@ -234,8 +234,9 @@ func (m *Member) claim() bool {
 		}
 		return false
 	}
-	another := m.token != token || m.holder != 0
-	if m.token != token {
+	other := m.token != token
+	another := other || m.holder != 0
+	if other {
 		// Whatever was heard before: the board says whose it is.
 		m.token, m.seq, m.holder, m.by = token, 0, 0, ""
 		m.inbox, m.busy = nil, nil
@@ -259,6 +260,9 @@ func (m *Member) claim() bool {
 		if r != nil && r.token == token && (r.from != m.holder || r.seq > m.seq) { // it is from who has the lease now
 			m.seq, m.holder, m.wakes, m.by = r.seq, r.from, r.wakes, r.by
 		}
+	}
+	if other || m.role != follows {
+		m.markAgainLocked()
 	}
 	m.mu.Unlock()
 	m.resource.Postpone(time.Now().Add(max(left, 0) + spread(m.pause/20) + 5*time.Millisecond))

@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -72,5 +73,26 @@ func TestClusterPauseIsHandedOn(t *testing.T) {
 			t.Errorf("%d checks after it; want one", got)
 		}
 		leave(all)
+	})(t)
+}
+
+// contract 14.1 and 14.3: who takes a lease over knows who waits, so that a change that it
+// finds is news to all of them, and nobody has to ask once more.
+func TestClusterKnowsWhoWaits(t *testing.T) {
+	virtual(func(t *testing.T) {
+		f := newFlock(t, 5, "hold 5m 0%")
+		all := f.park()
+		settle(5 * time.Second)
+		first := f.holder()
+		all[first].leave()
+		all = slices.Delete(all, first, first+1)
+		settle(4 * time.Second)
+		reads := f.reads.Load()
+		f.value.Add(1)
+		settle(1200 * time.Millisecond)
+		f.wantAll(all)
+		if n := f.reads.Load() - reads; n > 2 {
+			t.Errorf("%d checks for a change; want 1", n)
+		}
 	})(t)
 }

@@ -77,13 +77,13 @@ func (r *Resource[S]) Unwake() {
 	r.wanted = false
 }
 
-// Mark makes a mark, if somebody has begun to wait since the last one or the last check
-// began: what is read by a check that certainly began after it satisfies all who have come
-// before.
-func (r *Resource[S]) Mark() (p Proof, made bool) {
+// Mark makes a mark, if somebody waits, and with again or where somebody has begun to since
+// the last one or the last check began: what is read by a check that certainly began after
+// it satisfies all who have come before.
+func (r *Resource[S]) Mark(again bool) (p Proof, made bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.unmarked || r.waiters == 0 {
+	if !r.unmarked && !again || r.waiters == 0 {
 		return p, false
 	}
 	r.unmarked = false

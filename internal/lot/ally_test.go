@@ -29,9 +29,12 @@ func TestOffer(t *testing.T) {
 		if calls == 0 || a.newcomers != 1 {
 			t.Fatalf("called %d times, with %d newcomers; want a call, and to be told of the first", calls, a.newcomers)
 		}
-		mark, made := r.Mark()
-		if _, again := r.Mark(); !made || again {
+		mark, made := r.Mark(false)
+		if _, again := r.Mark(false); !made || again {
 			t.Error("a mark says of nobody that he waits")
+		}
+		if mark, made = r.Mark(true); !made {
+			t.Error("a mark that is made again does not say that somebody waits")
 		}
 		second := l.Join(Key{}, Name{})
 		second.Watch()
@@ -65,7 +68,7 @@ func TestOffer(t *testing.T) {
 		}
 		third := l.Join(Key{}, Name{})
 		third.Watch()
-		later, _ := r.Mark()
+		later, _ := r.Mark(false)
 		r.Publish(10, true, time.Now().Add(time.Hour))
 		if s := r.Snapshot(); !second.Asked(s) || third.Asked(s) || later.Number <= r.Begun().Number {
 			t.Error("a check was taken for one that began after who came during it")
@@ -92,13 +95,13 @@ func TestTold(t *testing.T) {
 		r.Befriend(&a)
 		r.Schedule(func() {})
 		due := time.Now().Add(time.Hour)
-		early, _ := r.Mark()
+		early, _ := r.Mark(false)
 		if !r.Begin() {
 			t.Fatal("no check began")
 		}
 		other := l.Join(Key{}, Name{})
 		other.Watch()
-		during, made := r.Mark()
+		during, made := r.Mark(false)
 		if !made {
 			t.Fatal("no mark for who has come during the check")
 		}
@@ -118,7 +121,7 @@ func TestTold(t *testing.T) {
 				t.Errorf("what was read after mark %d is told to who was told what was read later", mark.Number)
 			}
 		}
-		after, made := r.Mark()
+		after, made := r.Mark(false)
 		r.Offer(3, after, true, due)
 		if !made || !stays.Asked(r.Snapshot()) {
 			t.Error("what was certainly read later is not told")
