@@ -32,7 +32,9 @@ func (m *Member) ask(k kind) Whose {
 			answered, next := m.take(mark.Number)
 			m.mu.Lock()
 			free, r := m.free, m.role
-			m.free = false
+			if !answered {
+				m.free = false // else the next turn sees to that
+			}
 			m.mu.Unlock()
 			switch {
 			case answered:
@@ -108,10 +110,10 @@ func (m *Member) note() {
 		time.AfterFunc(wait, m.note)
 		return
 	}
-	m.mu.Unlock()
-	mark, made := m.resource.Mark(again)
 	again := m.remark
 	m.remark = false
+	m.mu.Unlock()
+	mark, made := m.resource.Mark(again)
 	if !made {
 		return
 	}
@@ -130,8 +132,6 @@ func (m *Member) note() {
 func (m *Member) Newcomer() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.noting {
-		m.noting = true
 	m.noteSoonLocked()
 }
 
@@ -143,6 +143,8 @@ func (m *Member) markAgainLocked() {
 }
 
 func (m *Member) noteSoonLocked() {
+	if !m.noting {
+		m.noting = true
 		time.AfterFunc(noteDelay, m.note)
 	}
 }

@@ -10,7 +10,8 @@
 //
 // 1. One lease for each resource. Who holds it checks: when a check is due, when a wake-up
 // comes, and when somebody, wherever, asks. The others hear of each check that has ended. Who
-// has had no place for a check (max_checks) for two pauses gives the lease up.
+// has had no place for a check (max_checks) for two pauses gives the lease up, and so does who
+// has made one that has failed: of those who take it over, he comes last.
 //
 // 2. Recency is a matter of what was heard, and never of clocks. A member marks who waits,
 // and tells of the mark; a report says which marks had been heard when its check began. So

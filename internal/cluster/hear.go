@@ -215,11 +215,14 @@ func (m *Member) adopt(r *report, h Hand) bool {
 		return false
 	}
 	m.proved = h.Proof.Number
-	if r.kind == news {
-		m.mu.Lock()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch r.kind {
+	case news:
 		m.state = r.state
 		m.said.is(s)
-		m.mu.Unlock()
+	case fault:
+		m.fault = stateID{r.token, r.seq}
 	}
 	return true
 }

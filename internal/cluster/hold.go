@@ -77,6 +77,25 @@ func (m *Member) giveUpLocked() {
 	_ = m.set.board.Yield(ctx, name, m.who(), token, gone.append(nil)) // else it runs out
 }
 
+// passOn gives the lease up to whoever else there is, for the check that is due next: it may be
+// this Caddy that can not reach the backend, and not the backend that fails. Where there is
+// nobody else, it is claimed again by then.
+func (m *Member) passOn(next time.Duration) {
+	m.mu.Lock()
+	if m.role != holds {
+		m.mu.Unlock()
+		return
+	}
+	name, token, gone := m.name, m.token, m.reportLocked(bye)
+	gone.next = next
+	m.becomeLocked(apart)
+	m.rejoin = true
+	m.mu.Unlock()
+	ctx, cancel := call()
+	defer cancel()
+	_ = m.set.board.Yield(ctx, name, m.who(), token, gone.append(nil)) // else it runs out
+}
+
 // busyLocked is the report that a check takes its time.
 func (m *Member) busyLocked(next time.Duration) *report {
 	r := m.reportLocked(busy)
@@ -122,6 +141,7 @@ func (m *Member) Drop() {
 // for this member to do. next is how long it is to the next check.
 func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 	m.proved = m.resource.Begun().Number
+	m.failing = r.Result == state.Failed
 	tells := m.tells(r.State)
 	m.mu.Lock()
 	m.pause = max(r.Pause, time.Millisecond)
@@ -146,10 +166,13 @@ func (m *Member) Read(r *state.Reading, changed bool, next time.Duration) {
 	m.faulted = k == fault
 	m.acking = m.acking && slices.ContainsFunc(m.tickets(), func(h heard) bool { return !slices.Contains(m.begun, h) })
 	report := m.reportLocked(k)
-	if k == news {
+	switch k {
+	case news:
 		m.state = stateID{m.token, report.seq}
 		report.state = m.state
 		m.said.is(r.State)
+	case fault:
+		m.fault = stateID{m.token, report.seq}
 	}
 	report.next, report.pause, report.heard = next, r.Pause, m.begun
 	short := time.Until(m.until) < next+m.pause*3/10
@@ -253,6 +276,8 @@ func (m *Member) post(r *report, s *state.State, next, keep time.Duration, short
 	case r.kind == alone:
 		m.beAlone()
 		m.yield(r.name, r.token)
+	case r.kind == fault:
+		m.passOn(next)
 	case short:
 		m.extend(r, next)
 	}

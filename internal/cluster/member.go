@@ -56,10 +56,11 @@ type Member struct {
 	arrived  chan struct{} // something is in the inbox
 
 	// only the poller's
-	salt   [32]byte  // what the name is made of
-	proved uint64    // what was published last is proven to be as new as this
-	retry  time.Time // not before is the board tried again
-	pauses int       // tries in vain
+	salt    [32]byte  // what the name is made of
+	proved  uint64    // what was published last is proven to be as new as this
+	retry   time.Time // not before is the board tried again
+	pauses  int       // tries in vain
+	failing bool      // the last check that was made here has failed
 
 	mu       sync.Mutex // protects what follows; taken after all other locks
 	name     string     // on the board; empty where there is none
@@ -73,14 +74,15 @@ type Member struct {
 	seq      uint64 // of the last report of it; a term begins with any
 	state    stateID
 	said     said          // what that says
+	fault    stateID       // the last fault that was published, as the report of it
 	marks    []lot.Proof   // of which it is not known yet whether who holds the lease has heard, and the last of which it is
 	covered  uint64        // the number of the last of which it is known
 	noted    time.Time     // when the last of them was told of
 	gap      time.Duration // after which the next is told of, as long as that is not known of the last
 	noting   bool          // it is going to be
+	remark   bool          // though nobody has begun to wait since the last one
 	ready    bool          // no message is missed
 	awaiting bool          // until none is
-	remark   bool          // though nobody has begun to wait since the last one
 	rejoin   bool          // messages may have been missed
 	pause    time.Duration // the latest; changed by the poller only
 
@@ -135,6 +137,8 @@ const (
 
 	minRetry = 2 * time.Second
 	maxRetry = 10 * time.Second
+
+	holdBack = 50 * time.Millisecond // for others to take a lease over, who may reach a backend that fails here
 
 	endTime = 250 * time.Millisecond // for a poller that has ended to be needed again
 
@@ -231,7 +235,7 @@ func (m *Member) forsake() {
 		gone.next = time.Until(due)
 	}
 	m.becomeLocked(apart)
-	m.name, m.stop, m.token, m.seq, m.state, m.marks = "", nil, 0, 0, stateID{}, nil
+	m.name, m.stop, m.token, m.seq, m.state, m.fault, m.marks = "", nil, 0, 0, stateID{}, stateID{}, nil
 	m.said = said{}
 	m.inbox, m.busy, m.free, m.ready, m.rejoin, m.holder, m.covered, m.wanted = nil, nil, false, false, false, 0, 0, false
 	m.mu.Unlock()

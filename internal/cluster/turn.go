@@ -31,19 +31,25 @@ func (m *Member) Turn() Whose {
 		r, shared = apart, false
 	}
 	wanted := due || woken || needed
+	if free && m.failing {
+		time.Sleep(holdBack) // somebody else may be able to reach the backend
+	}
 	switch {
 	case !shared, r == apart && !rejoin && time.Now().Before(m.retry):
 		return here(wanted)
-	case r == apart && (wanted || rejoin):
+	case r == apart && (wanted || rejoin || free):
 		if !m.join() {
 			return here(wanted)
+		}
+		if free || !wanted {
+			m.succeed(free)
 		}
 	case r == follows && (due || free || rejoin):
 		if !m.claim() {
 			return here(wanted)
 		}
 		if free {
-			m.succeed()
+			m.succeed(true)
 		}
 	case r == holds && wanted:
 		if mine, reached := m.renew(); !reached || !mine && !m.claim() {
@@ -103,9 +109,9 @@ func (m *Member) find() bool {
 	return shared
 }
 
-// succeed takes the next check over from who has given the lease up, if it is this member's
-// now.
-func (m *Member) succeed() {
+// succeed has the lease last until the next check, if it is this member's now. With free that
+// check is taken over from who has given the lease up, who has said when it is.
+func (m *Member) succeed(free bool) {
 	m.mu.Lock()
 	due, mine, until := m.due, m.role == holds, m.until
 	lease := report{name: m.name, token: m.token}
@@ -123,7 +129,7 @@ func (m *Member) succeed() {
 			latest = until
 		}
 	}
-	if due.After(latest) {
+	if !free || due.After(latest) {
 		due = latest
 	}
 	m.resource.Postpone(due)
@@ -255,14 +261,14 @@ func (m *Member) claim() bool {
 		m.mu.Unlock()
 		return true
 	}
+	if other || m.role != follows {
+		m.markAgainLocked()
+	}
 	m.becomeLocked(follows)
 	for _, r := range []*report{kept, failed} {
 		if r != nil && r.token == token && (r.from != m.holder || r.seq > m.seq) { // it is from who has the lease now
 			m.seq, m.holder, m.wakes, m.by = r.seq, r.from, r.wakes, r.by
 		}
-	}
-	if other || m.role != follows {
-		m.markAgainLocked()
 	}
 	m.mu.Unlock()
 	m.resource.Postpone(time.Now().Add(max(left, 0) + spread(m.pause/20) + 5*time.Millisecond))
@@ -292,6 +298,9 @@ func (m *Member) adoptKept(kept, failed *report) bool {
 		if older && r.kind == news {
 			continue // what was read here is left to the next report
 		}
+		if r.kind == fault && m.isFault(r) {
+			continue // it is known for how long
+		}
 		h := m.hand(r, 0)
 		h.Due = m.resource.Due()
 		h.Next = max(time.Until(h.Due), 0) // that much is left of the lease
@@ -300,6 +309,13 @@ func (m *Member) adoptKept(kept, failed *report) bool {
 		}
 	}
 	return true
+}
+
+// isFault reports whether r is the fault that is known here.
+func (m *Member) isFault(r *report) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.fault == stateID{r.token, r.seq} && m.resource.Snapshot().Failed()
 }
 
 // yield gives up a lease that was claimed in vain.
