@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
+	"strings"
 	"sync"
 	"weak"
 
@@ -97,15 +99,43 @@ func Digest(parts ...any) (sum [sha256.Size]byte) {
 }
 
 // WakesOf is a digest of the wakers that are configured, less writes, of which all are
-// told. It is never 0.
+// told, and less what they connect with: the digest is in messages, and a password could be
+// found out from it by trying. It is never 0.
 func WakesOf(raw []json.RawMessage) uint64 {
 	var others []any
 	for _, guest := range raw {
 		var fields map[string]any // in a fixed order, once they are encoded again
 		if json.Unmarshal(guest, &fields) == nil && fields["waker"] != "writes" {
+			maps.DeleteFunc(fields, func(name string, _ any) bool { return isCredential(name) })
+			if text, ok := fields["url"].(string); ok {
+				fields["url"] = withoutCredentials(text)
+			}
 			others = append(others, fields)
 		}
 	}
 	sum := Digest(others)
 	return binary.BigEndian.Uint64(sum[:8]) | 1
+}
+
+// isCredential reports whether a field of a waker's configuration, or a parameter of a url in
+// it, bears the name of what it connects with.
+func isCredential(name string) bool {
+	for _, suffix := range []string{"username", "password", "secret", "token"} {
+		if strings.HasSuffix(name, suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutCredentials is a url without what it connects with; nothing of what is no url.
+func withoutCredentials(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return ""
+	}
+	query := u.Query()
+	maps.DeleteFunc(query, func(name string, _ []string) bool { return isCredential(name) })
+	u.User, u.RawQuery = nil, query.Encode()
+	return u.String()
 }
