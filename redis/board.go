@@ -32,7 +32,8 @@ func init() {
 // Answers of the backend are kept there, and whoever can write to it can write answers.
 // It takes Redis 6.2 or later, and a user that may use the keys and the channels that
 // begin with `long_poll:{<group>}:`, and the commands SUBSCRIBE, UNSUBSCRIBE, PUBLISH,
-// GET, GETEX, MGET, SET, DEL, PTTL, PEXPIRE, EVAL, EVALSHA and PING.
+// GET, GETEX, MGET, SET, DEL, PTTL, PEXPIRE, EVAL, EVALSHA and PING; with db SELECT, and on
+// a cluster CLUSTER SLOTS and COMMAND.
 type Board struct {
 	Server
 
