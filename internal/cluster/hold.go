@@ -79,7 +79,7 @@ func (m *Member) giveUpLocked() {
 
 // passOn gives the lease up to whoever else there is, for the check that is due next: it may be
 // this Caddy that can not reach the backend, and not the backend that fails. Where there is
-// nobody else, it is claimed again by then.
+// nobody else, it is claimed again.
 func (m *Member) passOn(next time.Duration) {
 	m.mu.Lock()
 	if m.role != holds {
@@ -94,6 +94,7 @@ func (m *Member) passOn(next time.Duration) {
 	ctx, cancel := call()
 	defer cancel()
 	_ = m.set.board.Yield(ctx, name, m.who(), token, gone.append(nil)) // else it runs out
+	time.AfterFunc(4*holdBack, m.poke)
 }
 
 // busyLocked is the report that a check takes its time.
