@@ -29,11 +29,12 @@ func TestOffer(t *testing.T) {
 		if calls == 0 || a.newcomers != 1 {
 			t.Fatalf("called %d times, with %d newcomers; want a call, and to be told of the first", calls, a.newcomers)
 		}
-		mark, made := r.Mark(false)
+		_, made := r.Mark(false)
 		if _, again := r.Mark(false); !made || again {
 			t.Error("a mark says of nobody that he waits")
 		}
-		if mark, made = r.Mark(true); !made {
+		mark, made := r.Mark(true)
+		if !made {
 			t.Error("a mark that is made again does not say that somebody waits")
 		}
 		second := l.Join(Key{}, Name{})
