@@ -55,6 +55,11 @@ func TestStreamOfAnotherOrigin(t *testing.T) {
 		s.backend.say(unreachable)
 		s.get("/", events, page).head(200, allowed).hears("")
 	}))
+	t.Run("its own", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream")
+		s.backend.say(unreachable)
+		s.get("/", events, "Origin: http://example.com").head(200).hears("")
+	}))
 	t.Run("header", virtual(func(t *testing.T) {
 		s := newSite(t, steady+"stream\nheader Access-Control-Allow-Origin *")
 		s.backend.say(unreachable)

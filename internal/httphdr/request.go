@@ -2,6 +2,7 @@ package httphdr
 
 import (
 	"net/http"
+	"net/url"
 	"strings"
 )
 
@@ -87,4 +88,15 @@ func Destination(header http.Header) string {
 		return "document" // a navigation bears both, and nothing else does
 	}
 	return ""
+}
+
+// FromAnotherOrigin reports whether r is a page's of another host, or of one that does not
+// say which: a browser lets such a page read what the answer lets it (RFC 6454, section 7).
+func FromAnotherOrigin(r *http.Request) bool {
+	origin := r.Header["Origin"]
+	if len(origin) == 0 {
+		return false
+	}
+	u, err := url.Parse(origin[0])
+	return err != nil || !strings.EqualFold(u.Host, r.Host)
 }

@@ -121,7 +121,7 @@ func (l *line) Begins(s *state.Reading) bool {
 // EventSource of a page that may not does not come back. So as long as the backend fails
 // and nobody has said who may read what it says, such a page waits for the head.
 func (l *line) MayBegin(known *state.Reading) bool {
-	return l.begun || len(l.p.Request.Header["Origin"]) == 0 ||
+	return l.begun || !httphdr.FromAnotherOrigin(l.p.Request) ||
 		known != nil && !failed(known) || l.Replies.Admits(known, l.w.Header())
 }
 
