@@ -91,6 +91,7 @@ func (o *own) End(status int, header http.Header, body []byte) int {
 	tags := o.tags(status, header)
 	if tags {
 		s.ETag = re.Rules.State.ETag(s.Answer, s.Version)
+		tags = s.ETag != header.Get("Etag") // `version` gave nothing: it is the backend's own
 	}
 	s.Answer.Header, p.Told = said, s
 	if tags {

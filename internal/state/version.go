@@ -71,9 +71,12 @@ func (ru *Rules) ETag(a *Answer, v Version) string {
 	if a.Status/100 != 2 {
 		return tag
 	}
-	if ru.MakesETag() || tag == "" && !(ru.Configured && ru.Named) {
+	switch {
+	case tag == "" && ru.Configured && ru.Named:
+		return ""
+	case tag == "" || ru.MakesETag() && tag != v.Text:
 		// Where clients name the version by If-None-Match, it has to be the version
-		// that they are given.
+		// that they are given. It may be the backend's own: `version` gave nothing.
 		return httphdr.WeakTag(v.Text)
 	}
 	return tag
