@@ -51,10 +51,15 @@ func PreferWait(fields []string) (string, bool) {
 	return value, found
 }
 
-// valueOf is the value of a preference or of a parameter, without quotes.
+// valueOf is the value of a preference or of a parameter, without its quotes. A single
+// one stays: what has it is malformed.
 func valueOf(element string) string {
 	_, value, _ := cut(element, '=')
-	return strings.Trim(trim(value), `"`)
+	value = trim(value)
+	if n := len(value); n > 1 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1]
+	}
+	return value
 }
 
 // hasWait reports whether a field may speak of wait at all.
