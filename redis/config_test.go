@@ -167,6 +167,9 @@ func TestValidate(t *testing.T) {
 		{`{"channel": ["a", ""]}`, `channel "": expected a text that is not empty`},
 		{`{"pattern": [""]}`, `pattern "": expected a text that is not empty`},
 		{`{"keyspace": [""]}`, `keyspace "": expected a text that is not empty`},
+		{`{"channel": ["{lp.bogus}"]}`, `channel: unknown placeholder "{lp.bogus}"`},
+		{`{"keyspace": ["a", "{lp.request.form}"]}`, `keyspace: unknown placeholder "{lp.request.form}"`},
+		{`{"channel": ["{lp.request.json.id}"]}`, ""},
 		{`{"pattern": ["{http.request.uri.path}"]}`, `replacing placeholders of pattern "{http.request.uri.path}": unrecognized placeholder`},
 	} {
 		err := judge(t, c.config)

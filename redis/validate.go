@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 )
 
 // Validate judges the configuration. No error repeats the url or the password.
@@ -17,6 +19,7 @@ func (w *Waker) Validate() error {
 		noneEmpty("channel", w.Channel),
 		noneEmpty("pattern", w.Pattern),
 		noneEmpty("keyspace", w.Keyspace),
+		directive.Placeholders(map[string][]string{"channel": w.Channel, "keyspace": w.Keyspace}),
 	); err != nil {
 		return fmt.Errorf("wake redis: %w", err)
 	}

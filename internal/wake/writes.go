@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-longpoll/caddy-longpoll/internal/directive"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/lot"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/ops"
 	"github.com/caddy-longpoll/caddy-longpoll/internal/tap"
@@ -57,7 +58,7 @@ func (ws *Writes) Validate() error {
 			return fmt.Errorf("wake writes %q: expected a path that begins with a slash or a placeholder, without wildcards or a query", path)
 		}
 	}
-	return nil
+	return directive.Placeholders(map[string][]string{"wake writes": ws.Paths})
 }
 
 // Watch has nothing to do: writes come by themselves.
