@@ -107,6 +107,10 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 			}
 		}()
 		r := b.request(ctx, of, repl, w)
+		// What handlers behind us ask of the poll's body and query is what all who share
+		// have in common. There is no answer yet to speak of.
+		about := &poll.Subject{Request: of, Body: b.Body}
+		repl.Map(func(key string) (any, bool) { return about.Placeholder(b.c.State, nil, key) })
 		if uri != nil {
 			r.Method, r.URL, r.RequestURI = method, uri, uri.RequestURI()
 			r.Body, r.ContentLength = http.NoBody, 0

@@ -3,6 +3,7 @@ package contract_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -608,4 +609,31 @@ func TestPlaceholderThatPanics(t *testing.T) {
 		s.backend.say(tagged("2"))
 		c.wants("200 changed state 2")
 	}))
+}
+
+// Both names of our placeholders resolve in handlers behind us too (contract 2), in a check
+// as in its client's own exchange: else one tag would never be that of the other.
+func TestOurPlaceholdersBehind(t *testing.T) {
+	const text = "{lp.request.json.a.b}|{http.long_poll.request.json.a.b}|{lp.request.form.f}|{lp.request.query_json.q.k}|{lp.status}{lp.json.v}{lp.version}|{lp.none}"
+	says := func(w http.ResponseWriter, r *http.Request) error {
+		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		return reply(200, repl.ReplaceKnown(text, ""))(w, r)
+	}
+	for name, test := range map[string]struct{ method, target, body, want string }{
+		"JSON":     {"POST", "/", `{"a":{"b":"x"}}`, "x|x||||{lp.none}"},
+		"form":     {"POST", "/", "f=a+b", "||a b|||{lp.none}"},
+		"query":    {"GET", "/?q=" + url.QueryEscape(`{"k":5}`), "", "|||5||{lp.none}"},
+		"nothing":  {"GET", "/", "", "|||||{lp.none}"},
+		"stripped": {"GET", "/?q=1&s=" + url.QueryEscape(`{"k":5}`), "", "|||||{lp.none}"}, // what is not compared is not carried
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			s := newSite(t, steady+"methods GET POST\nstrip_query s")
+			s.backend.say(says)
+			tag := s.send(newRequest(test.method, test.target, test.body, waits(5))).wants("200 answered " + test.want).field("ETag")
+			if test.method == "GET" {
+				s.get(test.target).wants("200 answered "+test.want).wantsField("ETag", tag)
+			}
+			s.send(newRequest(test.method, test.target, test.body, "If-None-Match: "+tag, waits(5))).wants("304 expired")
+		}))
+	}
 }
