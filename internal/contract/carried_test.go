@@ -279,6 +279,7 @@ func TestRule4ComparedAndCarried(t *testing.T) {
 			{"before rewrites", setVar("rewritten", ""), func(r *http.Request) { r.URL.Path, r.RequestURI = "/rewritten", "/rewritten" }, false},
 			{"SNI", func(r *http.Request) { r.TLS = &tls.ConnectionState{ServerName: "a"} }, func(r *http.Request) { r.TLS = &tls.ConnectionState{ServerName: "b"} }, false},
 			{"query", func(r *http.Request) { r.URL.RawQuery = "a" }, func(r *http.Request) { r.URL.RawQuery = "b" }, false},
+			{"no query, and an empty one", nil, func(r *http.Request) { r.URL.ForceQuery, r.RequestURI = true, "/?" }, false},
 			{"escaped path", func(r *http.Request) { r.URL.Path = "/a/b" }, func(r *http.Request) { r.URL.Path, r.URL.RawPath = "/a/b", "/a%2Fb" }, false},
 			{"host", func(r *http.Request) { r.Host = "a.example" }, func(r *http.Request) { r.Host = "b.example" }, false},
 			{"protocol", func(r *http.Request) { r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0 }, nil, true},

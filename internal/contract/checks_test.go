@@ -18,6 +18,16 @@ import (
 // Section 8 of the contract: what the backend is asked, and how often.
 
 func TestCheckRequest(t *testing.T) {
+	t.Run("with an empty query", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"strip_query index")
+		for target, want := range map[string]string{"/a?": "/a?", "/a": "/a", "/a?index=1": "/a"} {
+			s.get(target, waits(5)).wants("200 answered state 1")
+			if got := s.backend.last().uri; got != want {
+				t.Errorf("a check for %s asks for %s; want %s", target, got, want)
+			}
+		}
+	}))
+
 	t.Run("without what is the client's own", virtual(func(t *testing.T) {
 		s := newSite(t, steady)
 		s.backend.say(tagged("7"))

@@ -337,7 +337,7 @@ func StripQuery(query string, names []string) string {
 func (ru *Rules) URL(u *url.URL) *url.URL {
 	c := &url.URL{
 		Scheme: u.Scheme, Host: strings.ToLower(u.Host), Opaque: u.Opaque,
-		Path: u.Path, RawQuery: StripQuery(u.RawQuery, ru.StripQuery),
+		Path: u.Path, RawQuery: StripQuery(u.RawQuery, ru.StripQuery), ForceQuery: u.ForceQuery,
 	}
 	if escaped := u.EscapedPath(); escaped != c.EscapedPath() {
 		c.RawPath = escaped
@@ -348,6 +348,9 @@ func (ru *Rules) URL(u *url.URL) *url.URL {
 // addURL adds what is compared of a URL. Most are a path and a query.
 func (ru *Rules) addURL(text []byte, u *url.URL) []byte {
 	text = addPart(addPart(text, u.EscapedPath()), StripQuery(u.RawQuery, ru.StripQuery))
+	if u.ForceQuery {
+		text = append(text, 4) // an empty query is none of those without one
+	}
 	if u.Scheme != "" || u.Host != "" || u.Opaque != "" {
 		text = addPart(addPart(addPart(append(text, 2), u.Scheme), strings.ToLower(u.Host)), u.Opaque)
 	}
@@ -357,5 +360,5 @@ func (ru *Rules) addURL(text []byte, u *url.URL) []byte {
 // sameURL reports whether a check carries the same of both.
 func (ru *Rules) sameURL(a, b *url.URL) bool {
 	return a.Path == b.Path && a.RawPath == b.RawPath && a.Scheme == b.Scheme && a.Host == b.Host && a.Opaque == b.Opaque &&
-		(a.RawQuery == b.RawQuery || StripQuery(a.RawQuery, ru.StripQuery) == StripQuery(b.RawQuery, ru.StripQuery))
+		a.ForceQuery == b.ForceQuery && (a.RawQuery == b.RawQuery || StripQuery(a.RawQuery, ru.StripQuery) == StripQuery(b.RawQuery, ru.StripQuery))
 }
