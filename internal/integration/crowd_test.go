@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -196,39 +195,38 @@ func testReload(t *testing.T, caddy binary) {
 // testStop stops the process while a thousand are parked.
 func testStop(t *testing.T, caddy binary) {
 	b := serveBackend(t, nil)
-	for range 3 { // it waits for who keeps a connection that the server has said goodbye on
-		port := freePort(t)
-		s := caddy.start(t, "", tlsSite(port, `
+	port := freePort(t)
+	s := caddy.start(t, "", tlsSite(port, `
 	long_poll {
 		hold 2m
 	}
 	reverse_proxy `+b.addr))
-		all := parkOnEach(t, s, port)
-		began := time.Now()
-		if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
-		}
-		wantAll(t, all, 304, "drained")
-		select {
-		case <-s.exited:
-			if code := s.cmd.ProcessState.ExitCode(); code != 0 {
-				t.Errorf("the process ended with %d", code)
-			}
-			t.Logf("the stop took %v", time.Since(began))
-			return
-		case <-time.After(soon):
-			t.Logf("the process does not stop within %v", soon)
-		}
+	all := parkOnEach(t, s, port)
+
+	stop := s.exit(t)
+	wantAll(t, all, 304, "drained")
+	t.Logf("the stop took %v", stop)
+	if stop > soon {
+		t.Errorf("that is more than %v", soon)
 	}
-	t.Error("the process does not stop, again and again")
 }
 
 // parkOnEach parks many requests, most of them on HTTP/1.1, where each has a
 // connection of its own.
+//
+// HTTP/2 has one for all of them, and before they come: each of a crowd that finds none
+// dials, and when the process is stopped while such a handshake is on its way, Caddy does
+// not end before the client closes that connection or idle_timeout (5 minutes) does. A
+// server that is shut down says goodbye (GOAWAY) to the HTTP/2 connections that it has by
+// then, and to none that comes later, and waits for it: net/http's Server.closeIdleConns
+// takes each HTTP/2 connection for active. So it is without long_poll too.
 func parkOnEach(t *testing.T, s *sidecar, port string) (all []*pending) {
 	t.Helper()
 	for protocol, n := range map[string]int{"HTTP/1.1": many - 300, "HTTP/2.0": 200, "HTTP/3.0": 100} {
 		c := s.newTLSClient(t, protocol, port)
+		if protocol == "HTTP/2.0" {
+			c.get("/"+protocol).want(t, 200, "answered")
+		}
 		all = append(all, crowd(n, func(int) *pending { return c.poll("/"+protocol, `If-None-Match: "one"`) })...)
 	}
 	s.waitParked(len(all))
