@@ -169,7 +169,7 @@ func (l *Lobby) forgetRequest(p *poll.Poll, server *caddyhttp.Server) {
 	r := p.Request
 	slim := http.Request{
 		Method: r.Method, URL: r.URL, Proto: r.Proto, ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-		Header: r.Header, ContentLength: r.ContentLength, Body: http.NoBody, Host: r.Host,
+		Header: r.Header, ContentLength: r.ContentLength, TransferEncoding: r.TransferEncoding, Body: http.NoBody, Host: r.Host,
 		RemoteAddr: r.RemoteAddr, RequestURI: r.RequestURI, TLS: r.TLS, Pattern: r.Pattern,
 	}
 	repl := l.none

@@ -70,6 +70,7 @@ func sameCases() []sameCase {
 	}
 	return append(all,
 		sameCase{method: "POST", fields: []string{"Expect: 100-continue"}, body: "asked", status: 200, text: "some text"},
+		sameCase{method: "POST", fields: []string{"Transfer-Encoding: chunked"}, body: "5\r\nasked\r\n0\r\n\r\n", status: 200, text: "some text"},
 		sameCase{method: "HEAD", fields: []string{patient}, stays: true},
 		sameCase{method: "GET", fields: []string{"Prefer: wait=12"}, stays: true},
 		sameCase{method: "POST", fields: []string{patient}, body: "asked", stays: true},
