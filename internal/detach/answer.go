@@ -69,29 +69,30 @@ func (a *answer) head(b *bytes.Buffer, r *http.Request, closes bool) {
 	except := map[string]bool{"Content-Length": !httphdr.HasBody(a.status), "Content-Type": a.status == http.StatusNotModified}
 	var length string
 	if httphdr.HasBody(a.status) && r.Method != http.MethodHead {
-		except["Content-Length"] = true
-		length = "Content-Length: " + strconv.Itoa(len(a.body)) + "\r\n"
+		if n := strconv.Itoa(len(a.body)); !slices.Equal(h["Content-Length"], []string{n}) {
+			except["Content-Length"], length = true, "Content-Length: "+n+"\r\n"
+		}
 		if _, set := h["Content-Type"]; !set && len(a.body) > 0 && len(h["Content-Encoding"]) == 0 {
 			length += "Content-Type: " + http.DetectContentType(a.body) + "\r\n"
 		}
 	}
 	a.fields(b, except, length, closes)
+	b.WriteString("\r\n")
 }
 
-// fields appends the header but for some of it, and what net/http adds, such as the length,
-// which is not in the header that the access log shows.
+// fields appends the header but for some of it, and then what net/http adds, such as the
+// length, which is not in the header that the access log shows.
 func (a *answer) fields(b *bytes.Buffer, except map[string]bool, length string, closes bool) {
 	h := a.header
 	except["Transfer-Encoding"], except["Connection"] = true, closes
+	_ = h.WriteSubset(b, except) // which has no line ends in its values, and what is no field is left out
+	if _, set := h["Date"]; !set {
+		b.WriteString("Date: " + date() + "\r\n")
+	}
 	b.WriteString(length)
 	if closes {
 		b.WriteString("Connection: close\r\n")
 	}
-	if _, set := h["Date"]; !set {
-		b.WriteString("Date: " + date() + "\r\n")
-	}
-	_ = h.WriteSubset(b, except) // which has no line ends in its values, and what is no field is left out
-	b.WriteString("\r\n")
 }
 
 // dates is the present second, as a Date field has it.

@@ -41,7 +41,8 @@ func (c *connection) begin(st park.Stream, v poll.Verdict, header http.Header) {
 	b.Reset()
 	head := &answer{header: k.header, status: http.StatusOK}
 	head.line(b)
-	head.fields(b, map[string]bool{"Content-Length": true}, "Transfer-Encoding: chunked\r\n", c.closesAfter())
+	head.fields(b, map[string]bool{"Content-Length": true}, "", c.closesAfter())
+	b.WriteString("Transfer-Encoding: chunked\r\n\r\n")
 	if len(s.rest) > 0 && len(s.rest[0]) <= oneWrite {
 		b.Write(s.rest[0])
 		s.rest = s.rest[1:]

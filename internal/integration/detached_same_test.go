@@ -101,6 +101,7 @@ func (c sameCase) read(t *testing.T, from *bufio.Reader) string {
 	t.Helper()
 	var b bytes.Buffer
 	for range 3 { // with a 100, and one more that tells where it ends
+		fmt.Fprintln(&b, order(from))
 		resp, err := http.ReadResponse(from, &http.Request{Method: c.method})
 		if errors.Is(err, syscall.ECONNRESET) {
 			err = io.ErrUnexpectedEOF // which of them it is, is a matter of when the next request comes
@@ -127,6 +128,21 @@ func (c sameCase) read(t *testing.T, from *bufio.Reader) string {
 		}
 	}
 	return b.String()
+}
+
+// order is the names of the fields of the response that comes next, as they come.
+func order(from *bufio.Reader) (names []string) {
+	for {
+		some, err := from.Peek(from.Buffered() + 1)
+		if head, _, whole := bytes.Cut(some, []byte("\r\n\r\n")); whole || err != nil {
+			for line := range bytes.Lines(head) {
+				if name, _, is := bytes.Cut(line, []byte(":")); is {
+					names = append(names, string(name))
+				}
+			}
+			return names
+		}
+	}
 }
 
 // testDetachedSame has the same exchanges take place with and without detach: what comes

@@ -357,6 +357,7 @@ func testDetachedSameStreams(t *testing.T, caddy binary) {
 			w := wires[n][i]
 			_ = w.SetDeadline(time.Now().Add(deadline))
 			w.say("GET /none HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+			names := order(w.read)
 			resp, err := http.ReadResponse(w.read, nil)
 			if err != nil {
 				t.Fatalf("case %d: %v", i, err)
@@ -365,7 +366,7 @@ func testDetachedSameStreams(t *testing.T, caddy binary) {
 			sizes[fmt.Sprint(n, "/", i)] = len(body)
 			resp.Header.Set("Date", fmt.Sprint(len(resp.Header["Date"])))
 			head, _ := json.MarshalIndent(resp.Header, "", " ")
-			texts = append(texts, fmt.Sprintf("%s %s %v close %t %v %v\n%s\n%d %s\nthen %s", resp.Proto, resp.Status, resp.TransferEncoding, resp.Close, resp.Trailer, err,
+			texts = append(texts, fmt.Sprintf("%v\n%s %s %v close %t %v %v\n%s\n%d %s\nthen %s", names, resp.Proto, resp.Status, resp.TransferEncoding, resp.Close, resp.Trailer, err,
 				head, len(body), retries.ReplaceAll(body, []byte("retry: N")), c.read(t, w.read)))
 		}
 		if texts[0] != texts[1] {
