@@ -337,7 +337,10 @@ func TestOnChange(t *testing.T) {
 		c := s.send(newRequest(http.MethodHead, "/", "", has("1")))
 		c.mustWait()
 		s.backend.say(tagged("2"))
-		c.wants("200 changed ").wantsField("ETag", `"2"`)
+		c.wants("200 changed ").wantsField("ETag", `"2"`).wantsField("Content-Length", "")
+		s.backend.say(tagged("3", "Content-Length: 7"))
+		s.send(newRequest(http.MethodHead, "/", "", has("2"))).wants("200 changed ").wantsField("Content-Length", "7")
+		s.send(newRequest(http.MethodHead, "/", "", has("3"), waits(5))).wants("304 expired").wantsField("Content-Length", "")
 	}))
 
 	// What there is no tag of, and no body to make one of, would seem never to change.

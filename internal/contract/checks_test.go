@@ -442,6 +442,16 @@ func TestProbe(t *testing.T) {
 		}
 	}))
 
+	t.Run("by the length of what a HEAD does not get", virtual(func(t *testing.T) {
+		p := &probed{site: newSite(t, steady+"probe HEAD /rev\nversion {lp.header.Content-Length}")}
+		p.backend.say(reply(200, "state", "Content-Length: 5"))
+		first := p.get("/", waits(5)).wants("200 answered state").wantsField("Content-Length", "5")
+		c := p.get("/", "If-None-Match: "+first.field("ETag"))
+		c.mustWait()
+		p.backend.say(reply(200, "states", "Content-Length: 6"))
+		c.wants("200 changed states")
+	}))
+
 	for name, fails := range map[string]caddyhttp.HandlerFunc{"a 503": reply(503, "oops"), "a dead one": unreachable, "an abort": aborted} {
 		t.Run("and "+name+" in its place", virtual(func(t *testing.T) {
 			p := newProbed(t, "since {header.X-Have}")

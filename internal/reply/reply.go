@@ -270,7 +270,10 @@ func fields(w http.ResponseWriter, p *poll.Poll, s *state.Reading) {
 	own := make([]string, 0, lines)
 	for _, f := range all {
 		if f.Name == "Content-Length" && p.Request.Method == http.MethodHead {
-			continue
+			f.Values = s.Answer.Header[f.Name] // of the body that does not come
+			if len(f.Values) == 0 {
+				continue
+			}
 		}
 		n := len(own)
 		own = append(own, f.Values...)

@@ -18,7 +18,7 @@ import (
 // copy of its header, and its body as it is.
 type Answer struct {
 	Status  int
-	Header  http.Header // without hop-by-hop fields and Set-Cookie
+	Header  http.Header // without hop-by-hop fields and Set-Cookie; its Content-Length is what the backend said
 	Cookies []string    // Set-Cookie, for the request whose exchange this was
 	Absent  []string    // fields that the handlers behind us took away, or never gave
 	Added   []string    // fields to which they added: Header has what they added alone
@@ -42,8 +42,11 @@ func NewAnswer(status int, header http.Header, body []byte, preset http.Header, 
 		a.Header = make(http.Header)
 	}
 	httphdr.DropHop(a.Header)
-	for _, name := range []string{"Proxy-Authenticate", "Date", "Content-Length"} { // the last two are made anew
+	for _, name := range []string{"Proxy-Authenticate", "Date"} { // the latter is made anew
 		delete(a.Header, name)
+	}
+	if !httphdr.HasBody(status) {
+		delete(a.Header, "Content-Length") // a proxy may have left a 0
 	}
 	a.Cookies = a.Header["Set-Cookie"]
 	delete(a.Header, "Set-Cookie")
