@@ -579,6 +579,8 @@ func TestVersion(t *testing.T) {
 		"member in a list": {"{lp.json.0.ModifyIndex}", reply(200, `[{"ModifyIndex":1}]`), reply(200, `[{"ModifyIndex":2}]`), true},
 		"field":            {"{lp.header.X-Rev}", reply(200, "a", "X-Rev: 1"), reply(200, "b", "X-Rev: 1"), false},
 		"another field":    {"{lp.header.X-Rev}", reply(200, "a", "X-Rev: 1"), reply(200, "a", "X-Rev: 2"), true},
+		"date":             {"{lp.header.Date}", reply(200, "a", "Date: x"), reply(200, "b", "Date: x"), false},
+		"another date":     {"{lp.header.Date}", reply(200, "a", "Date: x"), reply(200, "a", "Date: y"), true},
 		"length":           {"{lp.header.Content-Length}", reply(200, "a", "Content-Length: 1"), reply(200, "b", "Content-Length: 1"), false},
 		"another length":   {"{lp.header.Content-Length}", reply(200, "a", "Content-Length: 1"), reply(200, "bb", "Content-Length: 2"), true},
 		"ETag is nothing":  {"{lp.json.v}", reply(200, `{"v":1}`, `ETag: "a"`), reply(200, `{"v":1}`, `ETag: "b"`), false},

@@ -18,7 +18,7 @@ import (
 // copy of its header, and its body as it is.
 type Answer struct {
 	Status  int
-	Header  http.Header // without hop-by-hop fields and Set-Cookie; its Content-Length is what the backend said
+	Header  http.Header // without hop-by-hop fields and Set-Cookie; Date and Content-Length are the backend's, clients are sent others
 	Cookies []string    // Set-Cookie, for the request whose exchange this was
 	Absent  []string    // fields that the handlers behind us took away, or never gave
 	Added   []string    // fields to which they added: Header has what they added alone
@@ -42,8 +42,9 @@ func NewAnswer(status int, header http.Header, body []byte, preset http.Header, 
 		a.Header = make(http.Header)
 	}
 	httphdr.DropHop(a.Header)
-	for _, name := range []string{"Proxy-Authenticate", "Date"} { // the latter is made anew
-		delete(a.Header, name)
+	delete(a.Header, "Proxy-Authenticate")
+	if status == 0 {
+		delete(a.Header, "Date")
 	}
 	if !httphdr.HasBody(status) {
 		delete(a.Header, "Content-Length") // a proxy may have left a 0

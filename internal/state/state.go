@@ -323,8 +323,9 @@ type shown struct {
 	lines  int
 }
 
-// Fields are the end-to-end fields of the answer, and how many lines they have. They
-// are found out once, not for each of ten thousand clients.
+// Fields are the end-to-end fields of the answer, and how many lines they have: without
+// Date, which each that is sent has anew, and with the length of the body. They are found
+// out once, not for each of ten thousand clients.
 func (s *State) Fields() ([]Field, int) {
 	m := s.shown.Load()
 	if m == nil {
@@ -336,6 +337,7 @@ func (s *State) Fields() ([]Field, int) {
 
 func (s *State) show() *shown {
 	header := s.Answer.Header.Clone()
+	delete(header, "Date")
 	if s.ETag != "" && s.Answer.Status/100 == 2 {
 		header["Etag"] = []string{s.ETag}
 	}
