@@ -5,7 +5,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -191,6 +196,38 @@ func TestBoardAway(t *testing.T) {
 	if err := b.Tell(ctx, "n", []byte("m")); err != nil {
 		t.Error(err)
 	}
+}
+
+// An outage that only commands have noticed has an end, too; a server that stumbles again
+// soon is still in it.
+func TestOutageOfCommands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.InfoLevel)
+		l := &link{server: server{addrs: []string{"a:1"}}, loggers: []*zap.Logger{zap.New(core)}, lost: make(map[any]struct{})}
+		for range 2 {
+			l.stumble(context.DeadlineExceeded)
+			time.Sleep(calm - 1)
+			l.steady()
+			l.stumble(context.DeadlineExceeded)
+			time.Sleep(calm)
+			for range 2 {
+				l.steady()
+			}
+			all := logs.TakeAll()
+			if len(all) != 2 || all[0].Level != zapcore.WarnLevel || all[1].Message != "redis is back" {
+				t.Errorf("logged %v; want an outage, and its end", all)
+			}
+		}
+		l.stumble(context.DeadlineExceeded)
+		l.fail(l, context.DeadlineExceeded) // a line notices, too
+		time.Sleep(calm)
+		l.steady()
+		l.mend(l)
+		l.steady()
+		if all := logs.TakeAll(); len(all) != 2 || all[1].Message != "redis is back; every watched resource is checked" {
+			t.Errorf("logged %v; want one outage, and one end", all)
+		}
+	})
 }
 
 // On a cluster all keys of a group are of one slot, and messages reach those who listen at

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	goredis "github.com/redis/go-redis/v9"
+	"go.uber.org/zap"
 )
 
 // commands is the client, for who sends commands of his own. After the end of the link it
@@ -45,9 +46,15 @@ func (l *link) stumble(err error) {
 // calm is after how long without a failure the next one is another outage.
 const calm = 10 * time.Second
 
-// steady is the opposite of stumble.
+// steady is the opposite of stumble. Where a line has noticed the outage too, mend says that
+// it is over.
 func (l *link) steady() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.warned = l.warned && (len(l.lost) > 0 || time.Since(l.stumbled) < calm)
+	over := l.warned && len(l.lost) == 0 && time.Since(l.stumbled) >= calm
+	l.warned = l.warned && !over
+	logger := l.logger()
+	l.mu.Unlock()
+	if over {
+		logger.Info("redis is back", zap.Strings("address", l.server.addrs))
+	}
 }
