@@ -157,11 +157,9 @@ func TestDetachedStreamsChurn(t *testing.T) {
 			}
 			clients.Wait()
 			until(t, "nobody is left", func() bool {
-				return s.lot.Parked() == 0 && detached(t) == 0 && s.gauge("caddy_long_poll_streams") == 0
+				return s.lot.Parked() == 0 && detached(t) == 0 && s.gauge("caddy_long_poll_streams") == 0 &&
+					s.gauge("caddy_long_poll_parked_requests") == 0 // another test's too, whose last waiter may be about to leave
 			})
-			if n := s.gauge("caddy_long_poll_parked_requests"); n != 0 {
-				t.Errorf("%v are parked", n)
-			}
 		})
 	}
 }
