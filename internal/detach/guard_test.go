@@ -111,6 +111,7 @@ type buggy struct {
 
 func (b *buggy) Begun() bool                           { return b.begun }
 func (b *buggy) Begins(*state.Reading) bool            { return true }
+func (b *buggy) MayBegin(*state.Reading) bool          { return true }
 func (b *buggy) Detach(say func(texts ...[]byte) bool) { b.say = say }
 func (b *buggy) Taken()                                {}
 func (b *buggy) Rest() time.Duration                   { return time.Hour }
