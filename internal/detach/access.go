@@ -132,7 +132,7 @@ func (k *parked) log(a *answer, failed error) {
 		if fields == nil {
 			fields = []zap.Field{
 				request, zap.Int("bytes_read", len(k.poll.Body)), zap.String("user_id", k.poll.User()), zap.Duration("duration", took),
-				zap.Int("size", len(a.body)+a.streamed), zap.Int("status", a.status),
+				zap.Int("size", a.taken), zap.Int("status", a.status),
 				zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: a.header, ShouldLogCredentials: credentials}),
 			}
 			if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {

@@ -27,7 +27,7 @@ type answer struct {
 	status int // 0 until it is known
 	body   []byte
 
-	streamed int // the size of a body that was told piece by piece
+	taken int // how much of the body the client has taken, in bytes
 }
 
 func (a *answer) Header() http.Header { return a.header }
@@ -119,7 +119,7 @@ func (c *connection) tell(v poll.Verdict, closing bool) {
 	a := &answer{header: k.header.Clone()}
 	err := k.answer(a, v)
 	if v.Kind == poll.Gone {
-		a.body, c.gone = nil, true
+		c.gone = true
 		c.written(a, err)
 		return
 	}
@@ -131,7 +131,7 @@ func (c *connection) tell(v poll.Verdict, closing bool) {
 	if k.poll.Request.Method == http.MethodHead || !httphdr.HasBody(a.status) {
 		body = nil
 	}
-	a.body = body
+	a.taken = len(body)
 	if len(body) <= oneWrite {
 		b.Write(body)
 		body = nil
@@ -141,6 +141,7 @@ func (c *connection) tell(v poll.Verdict, closing bool) {
 		var failed error
 		if n, failed = c.write(b.Bytes()); failed != nil {
 			c.gone = true
+			a.taken -= len(body) // what is small net/http takes for written, too
 			n, body = b.Len(), nil
 		}
 	}
@@ -193,18 +194,22 @@ func statusOf(err error) int {
 }
 
 // writeRest writes what is left of an answer, for as long as the server's timeouts allow.
-func (c *connection) writeRest(a *answer, err error, parts ...[]byte) {
-	failed := c.writeParts(c.poll.limits(), parts)
+func (c *connection) writeRest(a *answer, err error, head, body []byte) {
+	n, failed := c.writeParts(c.poll.limits(), head, body)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.guard()
 	_ = c.conn.SetWriteDeadline(time.Time{})
-	c.gone = c.gone || failed != nil
+	if failed != nil {
+		c.gone = true
+		a.taken -= min(len(head)+len(body)-n, len(body))
+	}
 	c.written(a, err)
 }
 
-// writeParts writes parts one after the other, each in time.
-func (c *connection) writeParts(limits limits, parts [][]byte) (err error) {
+// writeParts writes parts one after the other, each in time. n is how much of them all is
+// written.
+func (c *connection) writeParts(limits limits, parts ...[]byte) (n int, err error) {
 	defer c.guardWrapped(&err)
 	for _, b := range parts {
 		for len(b) > 0 && err == nil {
@@ -212,11 +217,12 @@ func (c *connection) writeParts(limits limits, parts [][]byte) (err error) {
 			if at := limits.next(); !at.IsZero() {
 				_ = c.conn.SetWriteDeadline(at)
 			}
-			_, err = c.conn.Write(few)
-			b = b[len(few):]
+			var some int
+			some, err = c.conn.Write(few)
+			n, b = n+some, b[some:]
 		}
 	}
-	return err
+	return n, err
 }
 
 // chunk is how much of an answer has to be taken within write_idle_timeout.

@@ -61,7 +61,7 @@ func (c *connection) fail() {
 func (k *parked) partial() *answer {
 	a := &answer{header: k.header}
 	if s := k.stream; s != nil {
-		a.status, a.streamed = http.StatusOK, s.size
+		a.status, a.taken = http.StatusOK, s.size
 		k.askedWith(s.accept)
 	}
 	return a

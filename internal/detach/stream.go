@@ -278,7 +278,7 @@ func (c *connection) ended() {
 	k := c.poll
 	c.gone = c.gone || k.stream.cut
 	k.close()
-	c.written(&answer{header: k.header, status: http.StatusOK, streamed: k.stream.size}, nil)
+	c.written(&answer{header: k.header, status: http.StatusOK, taken: k.stream.size}, nil)
 }
 
 // close counts the stream no more. Twice is once.

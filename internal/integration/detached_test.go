@@ -32,6 +32,7 @@ var ofDetached = map[string]func(*testing.T, binary){
 	"not eligible":   testNotEligible,
 	"idle timeout":   testDetachedIdle,
 	"closed in TLS":  testDetachedTLS,
+	"left early":     testDetachedLeftInAnswer,
 	"under a change": testDetachedChurn,
 	"the same":       testDetachedSame,
 	"stream":         testDetachedStream,
@@ -422,6 +423,53 @@ func testDetachedSlowReader(t *testing.T, caddy binary) {
 	}
 	slow.say(ask("/", "one"))
 	slow.want(200, "answered")
+}
+
+// testDetachedLeftInAnswer has clients leave when they have taken little of a large answer:
+// that is logged, and not all of it, with detach and without.
+func testDetachedLeftInAnswer(t *testing.T, caddy binary) {
+	const size = 24 << 20 // more than sockets hold
+	var b *backend
+	b = serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tag := strconv.Quote(b.get())
+		w.Header().Set("ETag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+		io.WriteString(w, strings.Repeat("x", size))
+	}))
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, `
+	log
+	long_poll /parked {
+		max_body 32MiB
+	}
+	long_poll /detached {
+		max_body 32MiB
+		detach
+	}
+	reverse_proxy `+b.addr))
+	wires := map[string]*wire{"/parked": dialWire(t, port), "/detached": dialWire(t, port)}
+	for path, w := range wires {
+		w.say(ask(path, "one"))
+	}
+	s.waitParked(2)
+	waitFor(t, "one to be detached", func() bool { return s.metric("caddy_long_poll_detached_requests") == 1 })
+	b.set("two")
+	for path, w := range wires {
+		if _, err := w.read.Peek(1); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		_ = w.Close()
+	}
+	lines := func() []map[string]any { return s.logs.entries("handled request") }
+	waitFor(t, "both to be logged", func() bool { return len(lines()) == 2 })
+	for _, line := range lines() {
+		if n, is := line["size"].(float64); !is || n >= size {
+			t.Errorf("%v: size is %v", line["request"].(map[string]any)["uri"], line["size"])
+		}
+	}
 }
 
 // testDetachedPassed has an answer outgrow max_body while polls are detached: they ask for
