@@ -358,7 +358,9 @@ func testOutage(t *testing.T, caddy binary) {
 		wantWaiting(t, all)
 	}
 	for _, message := range []string{"backend fails", "backend fails no more"} {
-		if n := len(s.logs.entries(message)); n != 2 {
+		logged := func() int { return len(s.logs.entries(message)) }
+		waitFor(t, "a second "+message, func() bool { return logged() >= 2 })
+		if n := logged(); n != 2 {
 			t.Errorf("%q was logged %d times instead of twice", message, n)
 		}
 	}
