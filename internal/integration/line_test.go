@@ -189,7 +189,9 @@ func testHoldAutoBehind(t *testing.T, h hop) {
 		t.Errorf("found a cut after %v; it is one after %v, and %v at most", got, h.limit, time.Duration(worst.Load()))
 	}
 	t.Logf("found after %d polls, %d of them cut", polls.Load(), cuts.Load())
-	if n := strings.Count(s.logs.String(), `"something cuts silent connections after `); n != 1 {
+	warned := func() int { return strings.Count(s.logs.String(), `"something cuts silent connections after `) }
+	waitFor(t, "the warning", func() bool { return warned() > 0 })
+	if n := warned(); n != 1 {
 		t.Errorf("warned %d times", n)
 	}
 	s.reload(t, sites) // which forgets nothing
