@@ -108,8 +108,10 @@ func (c *connection) own(conn net.Conn, r *bufio.Reader) {
 }
 
 // armed has the connection watched, and its poll look and wait: the handlers around it
-// have returned. gone says that the client has left before that.
-func (c *connection) armed(gone bool) {
+// have returned. A stream is told v first, if that is Hold: by now its poll may have something
+// to ask, and a client that waits for that is not to be left without a head. gone says that
+// the client has left before that.
+func (c *connection) armed(v poll.Verdict, gone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.guard()
@@ -123,16 +125,15 @@ func (c *connection) armed(gone bool) {
 	c.due = time.Now().Add(left)
 	c.timer = time.AfterFunc(left, c.timeUp)
 	if c.gone = gone; gone {
-		if st := c.poll.stream; st != nil {
-			st.rest, st.cut = nil, true // or a goroutine would write that while the handlers go on
-		}
 		c.end(poll.Verdict{Kind: poll.Gone})
 		return
 	}
 	c.watch()
-	if c.poll.stream != nil {
-		c.tellFirst()
-		return
+	if st := c.poll.stream; st != nil && v.Kind == poll.Hold {
+		if end, more := c.poll.lobby.Spot.Tell(c.poll.poll, &c.poll.waiter, v, st); !more {
+			c.end(end)
+			return
+		}
 	}
 	c.step()
 }
@@ -212,19 +213,26 @@ func (c *connection) end(v poll.Verdict) {
 	c.timer.Stop()
 	k.lobby.crowds.leave(c)
 	drained := spot.Lot.IsDrained()
-	moves := v.Kind == poll.Moved && k.stream == nil && k.waiter.Reserve()
+	moves := v.Kind == poll.Moved && !(k.stream != nil && k.stream.Begun()) && k.waiter.Reserve()
 	k.waiter.Leave()
 	spot.Departed()
-	p.Held = time.Since(p.ParkedAt)
-	if k.stream != nil {
-		c.endStream()
-		return
+	if !p.ParkedAt.IsZero() {
+		p.Held = time.Since(p.ParkedAt)
+	}
+	if s := k.stream; s != nil {
+		p.Attach()
+		k.askedWith(s.accept)
+		var err error
+		if v, err = s.End(v); p.Outcome != "" {
+			c.endStream(err)
+			return
+		}
 	}
 	switch passes := v.Kind == poll.Pass || v.Kind == poll.Moved; {
 	case passes && moves:
 		k.lobby.returns.expect(spot, p)
 		c.pass() // with its place, and to wait for no longer than it would have
-	case passes && drained:
+	case passes && (drained || p.ParkedAt.IsZero()):
 		c.pass() // a drain is spread already
 	case passes:
 		c.stage = turning

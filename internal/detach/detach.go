@@ -101,8 +101,8 @@ func ours(text string) bool {
 }
 
 // take has p, who is m, wait here, and reports whether it does: then the connection is no
-// longer the server's, and p, m and w are no longer their request's. A stream is told
-// by st what v says, and what comes then; st is nil for a poll.
+// longer the server's, and p, m and w are no longer their request's. A stream is told by
+// st what v says, if that is Hold, and what comes then; st is nil for a poll.
 //
 // Until the handlers around us have returned nothing touches the connection, which they
 // may still set deadlines of.
@@ -130,12 +130,11 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.
 			panic(p)
 		}
 	}()
-	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, logged: logged, closes: r.Close}}
+	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, logged: logged, closes: r.Close, header: l.preset(w.Header(), &l.lastPreset)}}
 	c.own(conn, buffered.Reader)
 	if st != nil {
-		c.begin(st, v, w.Header())
-	} else {
-		c.poll.header = l.preset(w.Header(), &l.lastPreset)
+		c.poll.stream = &following{Stream: st, accept: st.Accept()}
+		st.Detach(c)
 	}
 	ctx := r.Context()
 	caddyhttp.SetVar(ctx, caddyhttp.LogSkipVar, true) // the line comes when there is something to tell
@@ -144,16 +143,16 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.
 	if ctx.Err() != nil {
 		// The client has left: what the handlers still do to the connection nobody sees,
 		// and their end is not told by the context any more.
-		c.armed(true)
+		c.armed(v, true)
 		return true
 	}
-	context.AfterFunc(ctx, func() { c.armed(false) }) // which the server ends when they have returned
+	context.AfterFunc(ctx, func() { c.armed(v, false) }) // which the server ends when they have returned
 	return true
 }
 
 // preset is what the header of an answer begins with: a copy of what the handlers on the
-// way to us have set; of a stream it is the header of its head. As a rule that is the same for all, who then share it: it must not be
-// changed.
+// way to us have set, and that of a stream's head in the end. As a rule it is the same for
+// all, who then share it: it must not be changed.
 func (l *Lobby) preset(header http.Header, of *atomic.Pointer[http.Header]) http.Header {
 	if last := of.Load(); last != nil && maps.EqualFunc(*last, header, slices.Equal) {
 		return *last

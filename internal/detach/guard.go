@@ -54,15 +54,19 @@ func (c *connection) fail() {
 	// Each of these may be what has panicked.
 	k.try(c, func() { k.waiter.Leave(); k.lobby.Spot.Departed() })
 	k.try(c, k.close)
-	k.try(c, func() { k.log(k.partial(), nil) })
+	k.try(c, func() {
+		if s := k.stream; s != nil {
+			k.askedWith(s.accept)
+		}
+		k.log(k.partial(), nil)
+	})
 }
 
-// partial is as much of an answer as there is when a panic ends it.
+// partial is as much of an answer as there is at the end of a stream, or when a panic ends it.
 func (k *parked) partial() *answer {
 	a := &answer{header: k.header}
-	if s := k.stream; s != nil {
+	if s := k.stream; s != nil && s.begun {
 		a.status, a.taken = http.StatusOK, s.size
-		k.askedWith(s.accept)
 	}
 	return a
 }

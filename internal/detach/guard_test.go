@@ -102,21 +102,21 @@ func newHouse(t *testing.T) *house {
 // buggy is a stream that panics when it is told something after it has begun, or at its end.
 type buggy struct {
 	park.Stream
-	say   func(texts ...[]byte) bool
+	to    park.Client
 	begun bool
 	atEnd bool
 	p     *poll.Poll
 	open  *atomic.Int64
 }
 
-func (b *buggy) Begun() bool                           { return b.begun }
-func (b *buggy) Begins(*state.Reading) bool            { return true }
-func (b *buggy) MayBegin(*state.Reading) bool          { return true }
-func (b *buggy) Detach(say func(texts ...[]byte) bool) { b.say = say }
-func (b *buggy) Taken()                                {}
-func (b *buggy) Rest() time.Duration                   { return time.Hour }
-func (b *buggy) Close()                                { b.open.Add(-1) }
-func (b *buggy) Accept() []string                      { return nil }
+func (b *buggy) Begun() bool                  { return b.begun }
+func (b *buggy) Begins(*state.Reading) bool   { return true }
+func (b *buggy) MayBegin(*state.Reading) bool { return true }
+func (b *buggy) Detach(c park.Client)         { b.to = c }
+func (b *buggy) Taken()                       {}
+func (b *buggy) Rest() time.Duration          { return time.Hour }
+func (b *buggy) Close()                       { b.open.Add(-1) }
+func (b *buggy) Accept() []string             { return nil }
 
 func (b *buggy) Tell(v poll.Verdict, _ *state.Reading) bool {
 	switch {
@@ -131,13 +131,14 @@ func (b *buggy) Tell(v poll.Verdict, _ *state.Reading) bool {
 	default:
 		return true
 	}
-	return b.say([]byte("told\n"))
+	return b.to.Say([]byte("told\n"))
 }
 
-func (b *buggy) End() {
+func (b *buggy) End(v poll.Verdict) (poll.Verdict, error) {
 	if b.atEnd {
 		panic("a bug")
 	}
+	return v, nil
 }
 
 // start has the first check of a resource read "1".

@@ -17,52 +17,34 @@ import (
 // section 7.1).
 type following struct {
 	park.Stream
-	accept  []string // that field as the client has sent it
-	size    int      // how much of the body the client has taken, in bytes
-	rest    [][]byte // what it has not taken yet
-	left    int      // how much of that is of the body
-	writing bool     // a goroutine writes that
-	cut     bool     // the client has not taken all of it
-	done    bool     // nothing comes after what was told first
+	accept  []string    // that field as the client has sent it
+	header  http.Header // of the head, until that is sent; nil until it is asked for
+	begun   bool        // the head is sent
+	size    int         // how much of the body the client has taken, in bytes
+	rest    [][]byte    // what it has not taken yet
+	left    int         // how much of that is of the body
+	writing bool        // a goroutine writes that
+	cut     bool        // the client has not taken all of it
 }
 
-// begin has st told what v says, as soon as the handlers around its request have returned:
-// its head, of which header is the header, and what there is to say first.
-func (c *connection) begin(st park.Stream, v poll.Verdict, header http.Header) {
+// Header is that of the head, which goes out with what is said first.
+func (c *connection) Header() http.Header {
+	s := c.poll.stream
+	if s.header == nil {
+		s.header = c.poll.header.Clone()
+	}
+	return s.header
+}
+
+// head appends the head, as net/http would write it.
+func (c *connection) head(b *bytes.Buffer) {
 	k := c.poll
-	s := &following{Stream: st, accept: st.Accept()}
-	k.stream = s
-	st.Detach(c.say)
-	_, more := k.lobby.Spot.Tell(k.poll, &k.waiter, v, st)
-	s.done = !more
-	k.header = k.lobby.preset(header, &k.lobby.lastHead)
-	b := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(b)
-	b.Reset()
+	k.header = k.lobby.preset(c.Header(), &k.lobby.lastHead)
+	k.stream.header, k.stream.begun = nil, true
 	head := &answer{header: k.header, status: http.StatusOK}
 	head.line(b)
 	head.fields(b, map[string]bool{"Content-Length": true}, "", c.closesAfter())
 	b.WriteString("Transfer-Encoding: chunked\r\n\r\n")
-	if len(s.rest) > 0 && len(s.rest[0]) <= oneWrite {
-		b.Write(s.rest[0])
-		s.rest = s.rest[1:]
-	}
-	s.rest = append([][]byte{bytes.Clone(b.Bytes())}, s.rest...)
-}
-
-// tellFirst sends what begin has made.
-func (c *connection) tellFirst() {
-	s := c.poll.stream
-	all := s.rest
-	s.rest = nil
-	for _, b := range all {
-		c.send(b, false)
-	}
-	if c.sent(); s.cut || s.done {
-		c.end(poll.Verdict{Kind: poll.Gone})
-		return
-	}
-	c.goOn()
 }
 
 // closesAfter reports whether nothing comes on the connection after its answer.
@@ -99,7 +81,11 @@ func (c *connection) goOn() {
 			continue
 		}
 		k.lobby.crowds.leave(c)
-		if spot.Lot.IsDrained() {
+		switch drained := spot.Lot.IsDrained(); {
+		case drained && !k.waiter.Parked():
+			c.end(poll.Verdict{Kind: poll.Drain})
+			return
+		case drained:
 			p.Draining = true
 			c.reset(spot.DrainDelay())
 			return
@@ -127,40 +113,46 @@ func (c *connection) pauseOver() {
 	}
 }
 
-// say has the client told some texts, which must not change any more, and reports whether
+// Say has the client told some texts, and the head before the first, and reports whether
 // it can still be told something. What it does not take at once a goroutine of its own
 // waits for.
-func (c *connection) say(texts ...[]byte) (ok bool) {
+func (c *connection) Say(texts ...[]byte) (ok bool) {
 	s := c.poll.stream
 	if s.cut {
 		return false
+	}
+	b := buffers.Get().(*bytes.Buffer)
+	defer buffers.Put(b)
+	b.Reset()
+	if !s.begun {
+		c.head(b)
 	}
 	n := 0
 	for _, text := range texts {
 		n += len(text)
 	}
-	if n == 0 {
-		return true
-	}
-	b := buffers.Get().(*bytes.Buffer)
-	defer buffers.Put(b)
-	b.Reset()
-	b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(n), 16))
-	b.WriteString("\r\n")
 	s.left += n
+	if n == 0 { // which would be the last chunk
+		texts = nil
+	} else {
+		b.Write(strconv.AppendInt(b.AvailableBuffer(), int64(n), 16))
+		b.WriteString("\r\n")
+	}
 	if n > oneWrite {
 		c.send(b.Bytes(), true)
+		b.Reset()
 		for _, text := range texts {
 			c.send(text, false)
 		}
-		c.send([]byte("\r\n"), false)
 	} else {
 		for _, text := range texts {
 			b.Write(text)
 		}
-		b.WriteString("\r\n")
-		c.send(b.Bytes(), true)
 	}
+	if n > 0 {
+		b.WriteString("\r\n")
+	}
+	c.send(b.Bytes(), true)
 	c.sent()
 	return !s.cut
 }
@@ -192,7 +184,7 @@ func (c *connection) send(b []byte, again bool) {
 // sent is called when all has been sent or kept.
 func (c *connection) sent() {
 	switch s := c.poll.stream; {
-	case s.cut, c.stage == leaving:
+	case s.cut:
 	case len(s.rest) == 0:
 		s.size, s.left = s.size+s.left, 0
 	case !s.writing:
@@ -256,15 +248,16 @@ func (c *connection) took(k *parked, n int, err error) (piece []byte, more bool)
 	return nil, false
 }
 
-// endStream has the stream end between two events, or as what was cut.
-func (c *connection) endStream() {
-	k := c.poll
-	s := k.stream
-	k.poll.Attach()
-	k.askedWith(s.accept)
+// endStream has the stream end between two events, or as what was cut: it has said what
+// there was to say.
+func (c *connection) endStream(err error) {
+	s := c.poll.stream
 	c.stage = telling
 	c.closes = c.closesAfter()
-	if s.End(); !s.cut {
+	if s.cut = s.cut || err != nil; !s.cut {
+		if !s.begun {
+			c.Say()
+		}
 		c.send([]byte(lastChunk), false)
 		c.sent()
 	}
@@ -278,7 +271,7 @@ func (c *connection) ended() {
 	k := c.poll
 	c.gone = c.gone || k.stream.cut
 	k.close()
-	c.written(&answer{header: k.header, status: http.StatusOK, taken: k.stream.size}, nil)
+	c.written(k.partial(), nil)
 }
 
 // close counts the stream no more. Twice is once.

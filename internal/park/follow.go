@@ -28,18 +28,32 @@ type Stream interface {
 	Rest() time.Duration
 	Beat() (more bool)
 
-	// Detach has say say all that the client is told from now on, without waiting until it
-	// has taken that: then Taken is called.
-	Detach(say func(texts ...[]byte) (ok bool))
+	// Detach has c told all that the client is told, from its head on, without waiting
+	// until it has taken that: then Taken is called.
+	Detach(c Client)
 	Taken()
 
-	// End says what is to be said at the end, between two events, and Close counts the
-	// stream no more, whatever has ended it.
-	End()
+	// End ends the stream, v being why, and says what is to be said then, between two
+	// events. The error is [http.ErrAbortHandler] if the client has to see that it was cut.
+	// Of a stream that has not begun the outcome is empty, and end what its client is
+	// answered, as a poll.
+	End(v poll.Verdict) (end poll.Verdict, err error)
+
+	// Close counts the stream no more, whatever has ended it.
 	Close()
 
 	// Accept is that field as the client has sent it: its poll asks with another.
 	Accept() []string
+}
+
+// Client is that of a stream that is detached.
+type Client interface {
+	// Header is that of the head, which goes out with what is said first.
+	Header() http.Header
+
+	// Say says some texts, which must not change any more, and reports whether the client
+	// can still be told something.
+	Say(texts ...[]byte) (ok bool)
 }
 
 // Follow waits with everybody who waits for the same as p, and has st tell its client what
@@ -50,6 +64,9 @@ type Stream interface {
 //
 //go:noinline
 func (sp *Spot) Follow(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
+	if sp.Welcome != nil {
+		sp.Welcome(p)
+	}
 	v := poll.Verdict{Kind: poll.Moved}
 	for moves := 0; v.Kind == poll.Moved && moves < maxMoves && !st.Begun(); moves++ {
 		if moves > 0 {
@@ -113,7 +130,7 @@ func (sp *Spot) follow(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, star
 // Pause is how long a stream waits for what it awaits, before something else is to be done.
 func Pause(p *poll.Poll, st Stream) time.Duration { return min(st.Rest(), p.TimeLeft()) }
 
-// GoOn is goOn for a stream that waits elsewhere, and is parked.
+// GoOn is goOn for a stream that waits elsewhere.
 func (sp *Spot) GoOn(p *poll.Poll, m *poll.Waiter, st Stream) (v poll.Verdict, awaited <-chan struct{}, more bool) {
 	return sp.goOn(p, m, nil, nil, st)
 }
@@ -138,9 +155,28 @@ func (sp *Spot) goOn(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 		}
 		return v, awaited, true
 	case poll.Ask:
+		if w != nil && sp.detachStream(p, m, w, v, st) {
+			return poll.Verdict{Kind: poll.Detached}, nil, false
+		}
 		return v, awaited, true
 	}
 	return v, nil, false
+}
+
+// detachStream has p, which has been told nothing, wait elsewhere, if it can. Before the
+// first answer nobody knows what of the request it depends on, which can be asked for as
+// long as the request is there.
+//
+//go:noinline
+func (sp *Spot) detachStream(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, v poll.Verdict, st Stream) bool {
+	if sp.Detach == nil || p.Attached || !m.Snapshot().Known() {
+		return false
+	}
+	if p.Attached = !sp.Detach(p, *m, w, v, st); p.Attached {
+		return false
+	}
+	*m = poll.Waiter{}
+	return true
 }
 
 // tell has st tell what there is to say. Who is told is parked: who can not be is not
@@ -163,11 +199,8 @@ func (sp *Spot) tell(p *poll.Poll, m *poll.Waiter, w http.ResponseWriter, start 
 	if v.Kind == poll.Hold && !st.MayBegin(known(p, s)) {
 		return end, true
 	}
-	if w != nil && sp.Detach != nil && !p.Attached {
-		// Before the first answer nobody knows what of the request it depends on, which
-		// can be asked for as long as the request is there.
-		if s.Known() && sp.Detach(p, *m, w, v, st) {
-			*m = poll.Waiter{}
+	if w != nil { // what is told here can not be told elsewhere
+		if sp.detachStream(p, m, w, v, st) {
 			return poll.Verdict{Kind: poll.Detached}, false
 		}
 		p.Attached = true

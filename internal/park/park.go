@@ -22,8 +22,8 @@ type Spot struct {
 	Again    bool   // another handler of this module stands behind
 
 	// Detach has a poll that is parked, and is m, wait elsewhere, and reports whether it
-	// does; nil has all wait here. A stream is told there what v says, and what comes
-	// then; st is nil for a poll.
+	// does; nil has all wait here. A stream that has not begun need not be parked: where v
+	// is Hold it is told that there. st is nil for a poll.
 	Detach func(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.Verdict, st Stream) bool
 
 	// Welcome has a poll that comes back from there be as it was; nil if none does.
@@ -303,7 +303,7 @@ func (sp *Spot) pace(p *poll.Poll, s *poll.Snapshot) time.Duration {
 // park counts p among the parked, and lets nothing cut it. Where it can not be parked it
 // returns what becomes of p.
 func (sp *Spot) park(p *poll.Poll, m *poll.Waiter, s *poll.Snapshot, w http.ResponseWriter) (end poll.Verdict, parked bool) {
-	if end, parked = sp.count(p, m, s); parked {
+	if end, parked = sp.count(p, m, s); parked && !p.Deadlines.Cleared {
 		clearDeadlines(p, w)
 	}
 	return end, parked

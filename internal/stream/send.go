@@ -9,7 +9,7 @@ import (
 // say sends some texts, or the head alone, and reports whether the client takes them.
 func (l *line) say(texts ...[]byte) bool {
 	if l.detached != nil {
-		l.spoken, l.cut = time.Now(), !l.detached(texts...)
+		l.spoken, l.cut = time.Now(), !l.detached.Say(texts...)
 		return !l.cut
 	}
 	park.LimitStall(l.p, l.ctrl)

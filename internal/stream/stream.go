@@ -54,8 +54,8 @@ func (sw *Writer) Follow(p *poll.Poll) {
 // Serve tells the client of p each change, who has sent r. start has a resource checked on
 // behalf of p, which is that of r afterwards. The verdict is [poll.Detached] if it is told
 // elsewhere from now on. The outcome is [poll.Streamed] if there was a stream. Else the verdict is for others to
-// answer: [poll.Pass] too, where nobody shares what the backend says. [http.ErrAbortHandler]
-// is of a stream that was cut, and that must not look as if it had ended between two events.
+// answer: [poll.Pass] too, where nobody shares what the backend says. The error is
+// [http.ErrAbortHandler] of a stream that was cut, and that must not look as if it had ended between two events.
 func (sw *Writer) Serve(p *poll.Poll, r *http.Request, w http.ResponseWriter, f Format, start func(*poll.Resource)) (v poll.Verdict, err error) {
 	l := &line{Writer: sw, p: p, w: w, accepted: r.Header["Accept"], format: f, spoken: time.Now()}
 	defer func() {
@@ -68,24 +68,7 @@ func (sw *Writer) Serve(p *poll.Poll, r *http.Request, w http.ResponseWriter, f 
 		return v, nil
 	}
 	defer park.RestartDeadlines(p, w)
-	over := v.Kind == poll.Drain || v.Kind == poll.Expire || v.Kind == poll.Pass && sw.Spot.Lot.IsDrained()
-	switch {
-	case !l.begun && over && !l.MayBegin(v.State):
-		p.Outcome = poll.Streamed
-		return v, http.ErrAbortHandler // who loses the connection does
-	case !l.begun && over:
-		l.begin(v.State, false) // who reads events and gets anything else does not come back
-	case !l.begun && v.Kind == poll.Ready && v.State.Code()/100 == 2:
-		p.Outcome = poll.Answered
-		l.Replies.Mark(p, w.Header())
-		return v, caddyhttp.Error(http.StatusNotAcceptable, errNoText)
-	case !l.begun:
-		return v, nil
-	}
-	if l.End(); l.cut {
-		return v, http.ErrAbortHandler
-	}
-	return v, nil
+	return l.End(v)
 }
 
 // errNoText is of a body that can not be told by a stream.
@@ -95,10 +78,10 @@ var errNoText = errors.New("the body is no UTF-8 text, which a stream can not te
 type line struct {
 	*Writer
 	p        *poll.Poll
-	w        http.ResponseWriter // nil once it is detached and has begun
+	w        http.ResponseWriter // nil once it is detached
 	ctrl     *http.ResponseController
-	detached func(texts ...[]byte) (ok bool) // nil until it is
-	accepted []string                        // the client's Accept
+	detached park.Client // nil until it is
+	accepted []string    // the client's Accept
 	format   Format
 	begun    bool
 	told     bool // the first event is out
@@ -122,7 +105,7 @@ func (l *line) Begins(s *state.Reading) bool {
 // and nobody has said who may read what it says, such a page waits for the head.
 func (l *line) MayBegin(known *state.Reading) bool {
 	return l.begun || !httphdr.FromAnotherOrigin(l.p.Request) ||
-		known != nil && !failed(known) || l.Replies.Admits(known, l.w.Header())
+		known != nil && !failed(known) || l.Replies.Admits(known, l.header())
 }
 
 // failed reports whether s is what the backend fails with, and no state of the resource.
@@ -134,7 +117,8 @@ func (l *line) Tell(v poll.Verdict, known *state.Reading) bool {
 		if v.State != nil {
 			known = v.State
 		}
-		if l.begin(known, v.State != nil); !l.say() {
+		l.begin(known, v.State != nil)
+		if alone := l.detached == nil || v.Kind == poll.Hold; alone && !l.say() {
 			return false
 		}
 	}
@@ -165,7 +149,7 @@ func (l *line) begin(s *state.Reading, present bool) {
 	l.Open(1)
 	defer l.p.Reclaim()() // handlers in front may look placeholders up as the head goes by
 	l.p.Outcome, l.p.Told = poll.Streamed, s
-	header := l.w.Header()
+	header := l.header()
 	if s != nil {
 		l.Replies.Admit(l.p, header)
 		for _, cookie := range s.Renewed {
@@ -191,9 +175,7 @@ func (l *line) begin(s *state.Reading, present bool) {
 	header["Incremental"] = []string{"?1"} // an encode in front would keep the head of lines back
 	header["Content-Type"] = []string{l.format.kind()}
 	l.Replies.Mark(l.p, header)
-	if l.detached != nil {
-		l.w = nil
-	} else {
+	if l.detached == nil {
 		l.ctrl = http.NewResponseController(l.w)
 		l.w.WriteHeader(http.StatusOK)
 	}
@@ -235,8 +217,16 @@ func (l *line) retry() []byte {
 	return sse.AppendRetry(nil, time.Second+rand.N(4*time.Second))
 }
 
-// Detach has the client told by say, but for the head, of which w has the header.
-func (l *line) Detach(say func(texts ...[]byte) (ok bool)) { l.detached = say }
+// header is that of the head.
+func (l *line) header() http.Header {
+	if l.detached != nil {
+		return l.detached.Header()
+	}
+	return l.w.Header()
+}
+
+// Detach has c told all that the client is told.
+func (l *line) Detach(c park.Client) { l.detached, l.w = c, nil }
 
 // Taken notes that the client has taken what it was told.
 func (l *line) Taken() { l.spoken = time.Now() }
@@ -244,11 +234,30 @@ func (l *line) Taken() { l.spoken = time.Now() }
 // Accept is that field of the client's request.
 func (l *line) Accept() []string { return l.accepted }
 
-// End says, between two events, when to come back, if that has not been said yet.
-func (l *line) End() {
+// End ends the stream, v being why: it says, between two events, when to come back, if that
+// has not been said yet. One that has not begun is answered as a poll, unless its time is up:
+// who reads events and gets anything else does not come back.
+func (l *line) End(v poll.Verdict) (end poll.Verdict, err error) {
+	over := v.Kind == poll.Drain || v.Kind == poll.Expire || v.Kind == poll.Pass && l.Spot.Lot.IsDrained()
+	switch {
+	case !l.begun && over && !l.MayBegin(v.State):
+		l.p.Outcome = poll.Streamed
+		return v, http.ErrAbortHandler // who loses the connection comes back
+	case !l.begun && over:
+		l.begin(v.State, false)
+	case !l.begun && v.Kind == poll.Ready && v.State.Code()/100 == 2:
+		s := state.Failure(caddyhttp.Error(http.StatusNotAcceptable, errNoText), http.StatusNotAcceptable)
+		return poll.Verdict{Kind: poll.Ready, State: &state.Reading{State: s, Since: v.State.Since}}, nil
+	case !l.begun:
+		return v, nil
+	}
 	if l.format == SSE && !l.told && !l.cut {
 		l.say(l.retry(), []byte{'\n'})
 	}
+	if l.cut {
+		return v, http.ErrAbortHandler
+	}
+	return v, nil
 }
 
 // Close counts the stream no more, whatever has ended it.
