@@ -221,7 +221,7 @@ func (c *connection) end(v poll.Verdict) {
 	}
 	if s := k.stream; s != nil {
 		p.Attach()
-		k.askedWith(s.accept)
+		k.askedWith(s.Accept())
 		var err error
 		if v, err = s.End(v); p.Outcome != "" {
 			c.endStream(err)

@@ -133,7 +133,7 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.
 	c := &connection{gate: g, poll: &parked{lobby: l, poll: p, waiter: m, logged: logged, closes: r.Close, header: l.preset(w.Header(), &l.lastPreset)}}
 	c.own(conn, buffered.Reader)
 	if st != nil {
-		c.poll.stream = &following{Stream: st, accept: st.Accept()}
+		c.poll.stream = &following{Stream: st}
 		st.Detach(c)
 	}
 	ctx := r.Context()

@@ -53,13 +53,11 @@ func (c *connection) fail() {
 	defer k.count()
 	// Each of these may be what has panicked.
 	k.try(c, func() { k.waiter.Leave(); k.lobby.Spot.Departed() })
-	k.try(c, k.close)
-	k.try(c, func() {
-		if s := k.stream; s != nil {
-			k.askedWith(s.accept)
-		}
-		k.log(k.partial(), nil)
-	})
+	if s := k.stream; s != nil && s.Stream != nil {
+		k.try(c, func() { k.askedWith(s.Accept()) })
+		k.try(c, k.close)
+	}
+	k.try(c, func() { k.log(k.partial(), nil) })
 }
 
 // partial is as much of an answer as there is at the end of a stream, or when a panic ends it.

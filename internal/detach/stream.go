@@ -17,7 +17,6 @@ import (
 // section 7.1).
 type following struct {
 	park.Stream
-	accept  []string    // that field as the client has sent it
 	header  http.Header // of the head, until that is sent; nil until it is asked for
 	begun   bool        // the head is sent
 	size    int         // how much of the body the client has taken, in bytes

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"net/http"
 	"time"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/park"
@@ -12,12 +13,13 @@ func (l *line) say(texts ...[]byte) bool {
 		l.spoken, l.cut = time.Now(), !l.detached.Say(texts...)
 		return !l.cut
 	}
-	park.LimitStall(l.p, l.ctrl)
-	defer park.ForgetStall(l.ctrl)
+	ctrl := http.NewResponseController(l.w)
+	park.LimitStall(l.p, ctrl)
+	defer park.ForgetStall(ctrl)
 	for _, text := range texts {
 		for more := false; len(text) > 0; more = true {
 			if more {
-				park.LimitStall(l.p, l.ctrl)
+				park.LimitStall(l.p, ctrl)
 			}
 			n := min(len(text), park.Piece)
 			if _, err := l.w.Write(text[:n]); err != nil {
@@ -28,6 +30,6 @@ func (l *line) say(texts ...[]byte) bool {
 		}
 	}
 	l.spoken = time.Now()
-	l.cut = l.ctrl.Flush() != nil
+	l.cut = ctrl.Flush() != nil
 	return !l.cut
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 	"weak"
 
@@ -57,7 +58,7 @@ func (sw *Writer) Follow(p *poll.Poll) {
 // answer: [poll.Pass] too, where nobody shares what the backend says. The error is
 // [http.ErrAbortHandler] of a stream that was cut, and that must not look as if it had ended between two events.
 func (sw *Writer) Serve(p *poll.Poll, r *http.Request, w http.ResponseWriter, f Format, start func(*poll.Resource)) (v poll.Verdict, err error) {
-	l := &line{Writer: sw, p: p, w: w, accepted: r.Header["Accept"], format: f, spoken: time.Now()}
+	l := &line{Writer: sw, p: p, w: w, accepted: slices.Clone(r.Header["Accept"]), format: f, spoken: time.Now()}
 	defer func() {
 		if v.Kind != poll.Detached {
 			l.Close()
@@ -79,9 +80,8 @@ type line struct {
 	*Writer
 	p        *poll.Poll
 	w        http.ResponseWriter // nil once it is detached
-	ctrl     *http.ResponseController
-	detached park.Client // nil until it is
-	accepted []string    // the client's Accept
+	detached park.Client         // nil until it is
+	accepted []string            // the client's Accept; a copy, for all fields of a request are one piece of memory
 	format   Format
 	begun    bool
 	told     bool // the first event is out
@@ -176,7 +176,6 @@ func (l *line) begin(s *state.Reading, present bool) {
 	header["Content-Type"] = []string{l.format.kind()}
 	l.Replies.Mark(l.p, header)
 	if l.detached == nil {
-		l.ctrl = http.NewResponseController(l.w)
 		l.w.WriteHeader(http.StatusOK)
 	}
 	l.p.Told = nil // or its answer would be kept for as long as the stream lasts
