@@ -74,7 +74,7 @@ func newMetrics() *metrics {
 		}, func() float64 { return float64(Live.parked()) }),
 		detached: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: ns, Subsystem: sub, Name: "detached_requests",
-			Help: "Requests that are parked now without a goroutine, because of `detach`. They are among the parked requests too.",
+			Help: "Requests that wait now without a goroutine, because of `detach`: parked ones, and streams that wait for their first check.",
 		}, func() float64 { return float64(Live.detached()) }),
 		streams: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: ns, Subsystem: sub, Name: "streams",

@@ -38,7 +38,7 @@ type Site struct {
 
 	place    place
 	streams  atomic.Int64 // open now
-	detached atomic.Int64 // parked now without a goroutine
+	detached atomic.Int64 // that wait now without a goroutine
 	outage   outage
 	refusals refusals
 	ending   ending
@@ -94,7 +94,7 @@ type registry struct {
 // Streams counts n more streams that are open, or with -1 one less.
 func (s *Site) Streams(n int) { s.streams.Add(int64(n)) }
 
-// Detached counts n more polls that are parked without a goroutine, or with -1 one less.
+// Detached counts n more polls that wait without a goroutine, or with -1 one less.
 func (s *Site) Detached(n int) { s.detached.Add(int64(n)) }
 
 // Begin puts the site in sight.
@@ -133,7 +133,7 @@ func (l *registry) streams() (n int64) {
 	return n
 }
 
-// detached is how many requests are parked without a goroutine in all live handlers.
+// detached is how many requests wait without a goroutine in all live handlers.
 func (l *registry) detached() (n int64) {
 	for _, s := range l.Sites() {
 		n += s.detached.Load()
