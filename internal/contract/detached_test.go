@@ -16,6 +16,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-longpoll/caddy-longpoll/internal/detach"
 )
 
 // detaches says that this process tests the rules with `detach` in each site, and with
@@ -156,7 +158,7 @@ func (a addr) String() string { return string(a) }
 // open has a server serve the site, until the end of the test.
 func (s *site) open() {
 	s.doors = &doors{come: make(chan net.Conn), done: make(chan struct{})}
-	s.std = &http.Server{Handler: http.HandlerFunc(s.serve)}
+	s.std = &http.Server{Handler: http.HandlerFunc(s.serve), ConnContext: detach.ConnContext}
 	go s.std.Serve(s.doors)
 	s.t.Cleanup(func() { s.std.Close() })
 }

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"math"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"sync"
@@ -22,7 +21,6 @@ type stage uint8
 const (
 	leaving stage = iota // the handlers around its request have not returned
 	waiting              // its poll waits
-	turning              // its poll waits for its turn to ask for itself
 	telling              // its poll is being answered
 	idle                 // its poll has its answer, and the next request has not begun
 	over                 // it is closed, or the server's again
@@ -34,19 +32,20 @@ type connection struct {
 
 	mu     sync.Mutex // protects what follows
 	conn   net.Conn
-	rest   []byte // that were read of the next request
-	stage  stage
+	rest   []byte          // that were read of the next request
 	poll   *parked         // nil once it is answered
-	early  bool            // the next request has begun before the answer, or may have
-	gone   bool            // the client has left while it was answered
-	closes bool            // after the answer
-	passes bool            // the request goes to the server once more
+	was    *returning      // as this poll the request comes back; nil if it was not parked
 	timer  *time.Timer     // of the poll, and then of the idle connection
 	due    time.Time       // when it is to go off: a call before that is of an older one
 	raw    syscall.RawConn // by which it is watched; nil if it is read
 	token  uint64          // that tells it from all others that are or were watched
-	reads  bool            // a goroutine reads from it
-	giving net.Conn        // what the server gets when that has ended
+	giving net.Conn        // what the server gets when a goroutine that reads has ended
+	stage  stage
+	early  bool // the next request has begun before the answer, or may have
+	gone   bool // the client has left while it was answered
+	closes bool // after the answer
+	passes bool // the request goes to the server once more
+	reads  bool // a goroutine reads from it
 }
 
 // parked is a poll that waits, and what its answer needs.
@@ -69,6 +68,7 @@ type parked struct {
 type returned struct {
 	net.Conn
 	rest []byte
+	poll *returning // nil if its request has been answered
 }
 
 func (c *returned) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, b) }
@@ -77,6 +77,7 @@ func (c *returned) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn
 type returnedTLS struct {
 	*tls.Conn
 	rest []byte
+	poll *returning
 }
 
 func (c *returnedTLS) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, b) }
@@ -199,8 +200,6 @@ func (c *connection) timeUp() {
 			return
 		}
 		c.end(v)
-	case turning:
-		c.pass()
 	case idle:
 		c.close()
 	}
@@ -213,7 +212,8 @@ func (c *connection) end(v poll.Verdict) {
 	c.timer.Stop()
 	k.lobby.crowds.leave(c)
 	drained := spot.Lot.IsDrained()
-	moves := v.Kind == poll.Moved && !(k.stream != nil && k.stream.Begun()) && k.waiter.Reserve()
+	passes := (v.Kind == poll.Pass || v.Kind == poll.Moved) && !(k.stream != nil && k.stream.Begun())
+	place := passes && !drained && k.waiter.Reserve()
 	k.waiter.Leave()
 	spot.Departed()
 	if !p.ParkedAt.IsZero() {
@@ -228,18 +228,14 @@ func (c *connection) end(v poll.Verdict) {
 			return
 		}
 	}
-	switch passes := v.Kind == poll.Pass || v.Kind == poll.Moved; {
-	case passes && moves:
-		k.lobby.returns.expect(spot, p)
-		c.pass() // with its place, and to wait for no longer than it would have
-	case passes && (drained || p.ParkedAt.IsZero()):
-		c.pass() // a drain is spread already
-	case passes:
-		c.stage = turning
-		c.reset(time.Duration(rand.Float64() * float64(park.PassSpread)))
-	default:
+	if !passes {
 		c.tell(v, drained)
+		return
 	}
+	if !p.ParkedAt.IsZero() {
+		c.was = expect(spot, p, place)
+	}
+	c.pass()
 }
 
 // pass gives the request back to the server, to ask for itself (contract 3.1).
@@ -285,7 +281,7 @@ func idleTimeout(s *http.Server) time.Duration {
 // [connection.watchOn] asks for.
 func (c *connection) notice(gone bool) {
 	switch c.stage {
-	case waiting, turning:
+	case waiting:
 		if s := c.poll.stream; gone && s != nil && s.writing {
 			c.gone = true // what is being written fails, or is the last but for the end
 			return
@@ -345,9 +341,9 @@ func (c *connection) giveBack() {
 	conn := c.conn
 	if len(c.rest) > 0 {
 		if t, ok := conn.(*tls.Conn); ok {
-			conn = &returnedTLS{t, c.rest}
+			conn = &returnedTLS{t, c.rest, c.was}
 		} else {
-			conn = &returned{conn, c.rest}
+			conn = &returned{conn, c.rest, c.was}
 		}
 	}
 	if c.reads { // on a goroutine, which has to end first

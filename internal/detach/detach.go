@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -54,23 +55,24 @@ type Lobby struct {
 	none           *caddy.Replacer // of polls whose answers take no placeholders
 	plain          bool            // no answer takes a placeholder
 	crowds         crowds
-	returns        returns
 	lastPreset     atomic.Pointer[http.Header]
 	lastHead       atomic.Pointer[http.Header] // of a stream
 }
 
 // Open has the polls of the lobby's spot detached from now on, unless what they are
 // answered with takes placeholders that only the server's own request knows, or their
-// requests can not pass the handlers in front twice: texts are what is answered, by
-// subdirective, and ctx is that in which the handler is provisioned.
+// requests can not pass the handlers in front twice: then the log says so. texts are what
+// is answered, by subdirective, and ctx is that in which the handler is provisioned.
 func (l *Lobby) Open(ctx caddy.Context, texts map[string][]string) {
-	if !watches || !twice(ctx) {
+	if why := hindrance(ctx); why != "" {
+		l.Log.Warn("detach has no effect", zap.String("reason", why))
 		return
 	}
 	l.plain = true
 	for _, name := range []string{"hold_while", "header", "on_change", "on_timeout"} {
 		for _, text := range texts[name] {
 			if !ours(text) {
+				l.Log.Warn("detach has no effect", zap.String("reason", name+" has a placeholder of the request: "+text))
 				return
 			}
 			l.plain = l.plain && !strings.Contains(text, "{")
@@ -82,6 +84,9 @@ func (l *Lobby) Open(ctx caddy.Context, texts map[string][]string) {
 	l.crowds.all = make(map[<-chan struct{}]*crowd)
 	l.crowds.drained = l.Spot.Lot.Drained()
 	l.Spot.Detach, l.Spot.Welcome = l.take, l.welcome
+	if of, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
+		of.RegisterConnContext(ConnContext)
+	}
 }
 
 // ours reports whether each placeholder in text is one of ours, or one that does not
@@ -141,14 +146,18 @@ func (l *Lobby) take(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.
 	l.forgetRequest(p, server)
 	l.Count(1)
 	if ctx.Err() != nil {
-		// The client has left: what the handlers still do to the connection nobody sees,
-		// and their end is not told by the context any more.
-		c.armed(v, true)
+		// The client has left just now, and the end of the handlers is not told by the
+		// context any more.
+		time.AfterFunc(patience, func() { c.armed(v, true) })
 		return true
 	}
 	context.AfterFunc(ctx, func() { c.armed(v, false) }) // which the server ends when they have returned
 	return true
 }
+
+// patience is how long is waited for the handlers around a request to return where nothing
+// tells that they have: they may still add to the line of the access log.
+const patience = 100 * time.Millisecond
 
 // preset is what the header of an answer begins with: a copy of what the handlers on the
 // way to us have set, and that of a stream's head in the end. As a rule it is the same for

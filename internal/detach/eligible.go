@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/headers"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-longpoll/caddy-longpoll/internal/poll"
 )
@@ -20,13 +20,16 @@ func (l *Lobby) eligible(p *poll.Poll, w http.ResponseWriter) (http.Hijacker, *c
 	ctx := r.Context()
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	std, _ := ctx.Value(http.ServerContextKey).(*http.Server)
+	came, _ := ctx.Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	switch {
 	case server == nil, std == nil, r.ProtoMajor != 1, r.ProtoMinor != 1:
 		return nil, nil
 	case p.Body == nil && r.ContentLength != 0: // unread
 		return nil, nil
-	case server.Errors != nil && len(server.Errors.Routes) > 0:
-		return nil, nil // which an error is given to, with the request and its writer
+	case came.Method != "" && came.Method != r.Method:
+		return nil, nil // the server goes by what its client has asked with
+	case ctx.Err() != nil:
+		return nil, nil // its client has left: that the handlers around it return would not be noticed
 	case p.Variation.Wants():
 		return nil, nil // the placeholders that tell what it may read are the request's
 	case ctx.Value(tlsOfWrapper) != nil:
@@ -69,66 +72,81 @@ func bottom(w http.ResponseWriter) http.Hijacker {
 	}
 }
 
-// twice reports whether what the handlers in front of the one that is provisioned in ctx
-// do to a request can be done once more: it passes them again if it has to ask for itself
-// after all. What stands behind on the same site is taken for being in front.
-func twice(ctx caddy.Context) bool {
-	if server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok && addsOrTakes(server.Routes, false) {
-		return false
+// hindrance is why none of the requests that come by the handler which is provisioned in ctx
+// can be detached; empty if they can.
+func hindrance(ctx caddy.Context) string {
+	if !watches {
+		return "descriptors can not be watched on this platform"
+	}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if server == nil {
+		return ""
+	}
+	if server.Errors != nil && len(server.Errors.Routes) > 0 {
+		return "handle_errors is given an error with the request and its writer"
+	}
+	// A request that has to ask for itself after all goes to the server once more, with its
+	// fields as they are then: nobody knows any more what its client has sent, which is what
+	// a matcher, a basic_auth or the like in front has to see.
+	changes := changesFields(server.Routes, false) // sites are subroutes of it
+	for _, named := range server.NamedRoutes {
+		changes = changes || changesFields(caddyhttp.RouteList{*named}, true)
 	}
 	for _, around := range ctx.Modules() {
-		if sub, ok := around.(*caddyhttp.Subroute); ok && addsOrTakes(sub.Routes, true) {
-			return false
+		if sub, ok := around.(*caddyhttp.Subroute); ok {
+			changes = changes || changesFields(sub.Routes, true)
 		}
 	}
-	return true
+	if changes {
+		return "a handler on the way changes fields of requests, such as request_header or forward_auth with copy_headers"
+	}
+	return ""
 }
 
-// addsOrTakes reports whether one of the routes, deep or not, adds to fields of a request
-// or takes them off. Caddy loads the handlers of one route after the other.
-func addsOrTakes(routes caddyhttp.RouteList, deep bool) bool {
+// changesFields reports whether one of the routes changes fields of a request, or with deep
+// one of those in them. What stands behind on the same site is taken for being in front.
+// Caddy loads the handlers of one route after the other.
+func changesFields(routes caddyhttp.RouteList, deep bool) bool {
 	for i := range routes {
 		for _, handler := range routes[i].Handlers {
 			switch h := handler.(type) {
 			case *caddyhttp.Subroute:
-				if deep && addsOrTakes(h.Routes, deep) {
+				if deep && changesFields(h.Routes, deep) {
 					return true
 				}
+			case *reverseproxy.Handler:
+				for _, of := range h.HandleResponse {
+					if changesFields(of.Routes, true) {
+						return true
+					}
+				}
 			case *headers.Handler:
-				if changes(h.Request) {
+				if h.Request != nil {
 					return true
 				}
 			}
 		}
 		for _, raw := range routes[i].HandlersRaw {
 			var h struct {
-				Handler string              `json:"handler"`
-				Request *headers.HeaderOps  `json:"request"`
-				Routes  caddyhttp.RouteList `json:"routes"`
+				Handler        string              `json:"handler"`
+				Request        *headers.HeaderOps  `json:"request"`
+				Routes         caddyhttp.RouteList `json:"routes"`
+				HandleResponse []struct {
+					Routes caddyhttp.RouteList `json:"routes"`
+				} `json:"handle_response"`
 			}
 			if json.Unmarshal(raw, &h) != nil {
 				continue // its own module says what is wrong
 			}
-			if h.Handler == "headers" && changes(h.Request) || deep && h.Handler == "subroute" && addsOrTakes(h.Routes, deep) {
+			switch {
+			case h.Handler == "headers" && h.Request != nil, deep && h.Handler == "subroute" && changesFields(h.Routes, deep):
 				return true
-			}
-		}
-	}
-	return false
-}
-
-// changes reports whether what is done to the fields of a request is something else when
-// it is done again.
-func changes(ops *headers.HeaderOps) bool {
-	return ops != nil && (len(ops.Add)+len(ops.Delete)+len(ops.Replace) > 0 || readsFields(ops.Set))
-}
-
-// readsFields reports whether what fields are set to speaks of other fields.
-func readsFields(set http.Header) bool {
-	for _, values := range set {
-		for _, v := range values {
-			if strings.Contains(v, "{http.request.header.") {
-				return true
+			case h.Handler == "reverse_proxy":
+				for _, of := range h.HandleResponse {
+					if changesFields(of.Routes, true) {
+						return true
+					}
+				}
 			}
 		}
 	}

@@ -163,7 +163,7 @@ func (c *connection) event(events uint32) {
 	switch {
 	case events&(syscall.EPOLLERR|syscall.EPOLLHUP) != 0:
 		c.notice(true)
-	case secret && events&syscall.EPOLLRDHUP == 0 && (c.stage == waiting || c.stage == turning):
+	case secret && events&syscall.EPOLLRDHUP == 0 && c.stage == waiting:
 		// The next request, or the farewell of TLS: only who reads it can tell.
 		c.reads = true
 		c.watchOn()

@@ -1,0 +1,165 @@
+package integration_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// TestDetachedFront has handlers in front of long_poll do what makes the request that it
+// sees another one than that of the client.
+func TestDetachedFront(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the real binary")
+	}
+	t.Parallel()
+	caddy := buildCaddy(t)
+	for name, test := range map[string]func(*testing.T, binary){
+		"another method":    testDetachedMethod,
+		"passed twice":      testDetachedPassedTwice,
+		"held, then passed": testDetachedHeldAndPassed,
+		"left at once":      testDetachedLeftAtOnce,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, caddy)
+		})
+	}
+}
+
+// testDetachedMethod has a handler in front make a GET of a HEAD. Its client reads no body,
+// and takes one for its next answer.
+func testDetachedMethod(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, "\tmethod GET\n\tlong_poll {\n\t\tinterval 50ms\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
+	w := dialWire(t, port)
+	w.say(strings.Replace(ask("/a", "one"), "GET", "HEAD", 1))
+	s.waitParked(1)
+	b.set("two")
+	w.more()
+	resp, err := http.ReadResponse(w.read, &http.Request{Method: "HEAD"})
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("got %v, %v; want 200", resp, err)
+	}
+	w.say(ask("/a", "one"))
+	w.want(200, "answered")
+}
+
+// testDetachedPassedTwice has polls turn out to have to ask for themselves, on sites where a
+// handler in front has set a field that another one reads when they pass once more.
+func testDetachedPassedTwice(t *testing.T, caddy binary) {
+	const grown = 2000
+	for name, c := range map[string]struct{ address, options, front, field string }{
+		"credentials": {
+			front: "basic_auth {\n\t\tbob $2a$04$ReOQ0O2kdouy04OMEhYcIeqNkcTLwgZEzkU7CSNv8AJvQJhS6W5IS\n\t}\n\trequest_header Authorization \"Bearer backend\"",
+			field: "Authorization: Basic Ym9iOmhpY2N1cA==",
+		},
+		"host":    {front: "request_header Host backend.internal"},
+		"matcher": {front: "@given header X-Tenant *\n\terror @given 403\n\trequest_header X-Tenant default"},
+		"address": {
+			options: "\tservers {\n\t\ttrusted_proxies static 127.0.0.1\n\t}",
+			front:   "@others not client_ip 127.0.0.1\n\terror @others 403\n\trequest_header X-Forwarded-For 192.0.2.9",
+		},
+		"forward_auth": {
+			front: "forward_auth %[1]s {\n\t\turi /auth\n\t\tcopy_headers Authorization\n\t}",
+			field: "Authorization: Basic Ym9iOmhpY2N1cA==",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var state *backend
+			state = serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch tag := strconv.Quote(state.get()); {
+				case r.URL.Path == "/auth" && r.Header.Get("Authorization") == c.field[len("Authorization: "):]:
+					w.Header().Set("Authorization", "Bearer backend")
+				case r.URL.Path == "/auth":
+					w.WriteHeader(http.StatusUnauthorized)
+				case r.Header.Get("If-None-Match") == tag:
+					w.WriteHeader(http.StatusNotModified)
+				default:
+					w.Header().Set("ETag", tag)
+					io.WriteString(w, state.get())
+				}
+			}))
+			port := freePort(t)
+			front := strings.ReplaceAll(c.front, "%[1]s", state.addr)
+			s := caddy.start(t, c.options, site(port, "\troute {\n\t"+front+"\n\tlong_poll {\n\t\tinterval 50ms\n\t\tmax_body 1KiB\n\t\tdetach\n\t}\n\treverse_proxy "+state.addr+"\n\t}"))
+			w := dialWire(t, port)
+			var fields []string
+			if c.field != "" {
+				fields = append(fields, c.field)
+			}
+			w.say(ask("/a", "one", fields...))
+			s.waitParked(1)
+			state.set(strings.Repeat("x", grown))
+			resp := w.want(200, "bypassed")
+			if body, _ := io.ReadAll(resp.Body); len(body) != grown {
+				t.Errorf("got %d bytes instead of %d", len(body), grown)
+			}
+		})
+	}
+}
+
+// testDetachedHeldAndPassed has what is logged and counted of a poll that asks for itself
+// say for how long it was parked before that.
+func testDetachedHeldAndPassed(t *testing.T, caddy binary) {
+	for _, detach := range []string{"", "detach"} {
+		b := serveBackend(t, nil)
+		port := freePort(t)
+		s := caddy.start(t, "", site(port, "\tlog\n\tlog_append held {lp.held}\n\tlong_poll {\n\t\tinterval 50ms\n\t\tmax_body 1KiB\n\t\t"+detach+"\n\t}\n\treverse_proxy "+b.addr))
+		w := dialWire(t, port)
+		w.say(ask("/a", "one"))
+		s.waitParked(1)
+		b.set(strings.Repeat("x", 2000))
+		w.want(200, "bypassed")
+		var all []map[string]any
+		waitUntil(t, func() string { return "no line" }, func() bool {
+			all = s.logs.entries("handled request")
+			return len(all) > 0
+		})
+		if held, _ := strconv.ParseFloat(fmt.Sprint(all[0]["held"]), 64); held <= 0 {
+			t.Errorf("with %q: held %v", detach, all[0]["held"])
+		}
+		if n := s.metric(`caddy_long_poll_hold_seconds_count{outcome="bypassed"}`); n != 1 {
+			t.Errorf("with %q: %d times held", detach, n)
+		}
+	}
+}
+
+// testDetachedLeftAtOnce has clients leave just when their polls are detached: the lines of
+// all have all of their fields.
+func testDetachedLeftAtOnce(t *testing.T, caddy binary) {
+	const crowd = 300
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, "\tlog\n\tlog_append outcome {lp.outcome}\n\tlong_poll {\n\t\tinterval 50ms\n\t\thold 3m 0%\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
+	dialWire(t, port).say(ask("/a", "one")) // whose state the others find
+	s.waitParked(1)
+	for range crowd {
+		w := dialWire(t, port)
+		w.say(ask("/a", "one"))
+		if err := w.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, w)
+		w.Close()
+	}
+	var all []map[string]any
+	waitUntil(t, func() string { return fmt.Sprintf("%d lines", len(all)) }, func() bool {
+		all = s.logs.entries("handled request")
+		return len(all) == crowd
+	})
+	without := 0
+	for _, line := range all {
+		if line["outcome"] != "left" {
+			without++
+		}
+	}
+	if without > 0 {
+		t.Errorf("%d of %d lines have no outcome", without, crowd)
+	}
+}
