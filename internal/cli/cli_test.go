@@ -259,11 +259,11 @@ func TestWatchStream(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32
 	w, out := watching(t, func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.Header.Get("Accept"), "text/event-stream") {
-			t.Errorf("asks for %q", r.Header.Get("Accept"))
+		n, accept, last := asked.Add(1), r.Header.Get("Accept"), r.Header.Get("Last-Event-ID")
+		if strings.HasPrefix(accept, "text/event-stream") != (n < 4) {
+			t.Errorf("request %d asks for %q", n, accept)
 		}
-		last := r.Header.Get("Last-Event-ID")
-		switch asked.Add(1) {
+		switch n {
 		case 1:
 			w.Header().Set("Content-Type", "text/event-stream")
 			io.WriteString(w, "retry: 100\nid: one\ndata: {\"a\":\ndata: 1}\n\n:\n\nevent: status\nid: two\ndata: {\"status\":404}\n\ndata: not the end")
@@ -273,15 +273,20 @@ func TestWatchStream(t *testing.T) {
 			}
 			w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 			io.WriteString(w, "id: three\r\ndata: 3\r\n\r\n")
-		default:
+		case 3:
 			if last != "three" {
 				t.Errorf("Last-Event-ID %q", last)
 			}
 			w.Header().Set("ETag", `"4"`)
 			io.WriteString(w, "4")
+		default:
+			if last != "" || r.Header.Get("If-None-Match") != `"4"` {
+				t.Errorf("polls with Last-Event-ID %q, If-None-Match %q", last, r.Header.Get("If-None-Match"))
+			}
+			io.WriteString(w, "5")
 		}
 	})
-	w.stream, w.count = true, 4
+	w.stream, w.count = true, 5
 	if err := w.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -290,6 +295,7 @@ func TestWatchStream(t *testing.T) {
 		`200  status    -  two  14 B  {"status":404}`,
 		`200  message   -  three  1 B  3`,
 		`200  -         -  "4"  1 B  4`,
+		`200  -         -  -  1 B  5`,
 	}
 	if got := out.lines(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

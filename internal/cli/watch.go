@@ -148,6 +148,9 @@ func (w *watch) once(ctx context.Context, client *http.Client) time.Duration {
 		return max(w.backOff(), min(httphdr.RetryAfter(resp.Header, time.Now()), mostAfter))
 	}
 	w.failed = 0
+	if resp.StatusCode/100 == 2 {
+		w.stream = false // none is offered, and who asks for one all the same is passed on and never held
+	}
 	again, hasty := tag == "" || tag == w.etag, w.hasty
 	w.hasty = took < tooSoon
 	if resp.StatusCode/100 == 2 || tag != "" {
