@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -198,6 +199,14 @@ func TestDemoPage(t *testing.T) {
 	if n := fresh("asked"); n != asked {
 		t.Errorf("who hears asks %d times for a change", n-asked)
 	}
+	b.await(`event\s+message`)
+	// A reload ends all streams: who comes back is told nothing that it knows, and is up to date.
+	if r := d.admin.send("POST", "/load", d.admin.get("/config/").body, "Content-Type: application/json", "Cache-Control: must-revalidate").wait(); r.status != http.StatusOK {
+		t.Fatalf("reload: %d %s", r.status, r.body)
+	}
+	waitFor(t, "all streams to begin anew", func() bool { return number("asked") >= asked+51 })
+	b.await(`51 of 51 clients are up to date`)
+	shows("shipped")
 	change(1)
 	shows("packing")
 	click("#ways label:nth-of-type(1) input")

@@ -12,14 +12,23 @@ const ways = {
 
 async function* listen(url, { onError, signal }) {
 	const heard = []
-	let wake, source
+	let wake, source, last, ended
+	const hear = value => { heard.push(value); wake?.() }
+	const mark = event => { if (url.startsWith(location.origin)) note('event', event.type) }
 	const open = () => {
 		source = new EventSource(url)
-		source.onopen = () => { asked++ }
-		source.onmessage = event => { heard.push(JSON.parse(event.data)); wake?.() }
-		source.addEventListener('status', event => onError(new Error(`status ${JSON.parse(event.data).status}`)))
+		// who has the state is not told it again when it comes back
+		source.onopen = () => { asked++; ended = false; if (last) hear(last) }
+		source.onmessage = event => { mark(event); hear(last = JSON.parse(event.data)) }
+		source.addEventListener('status', event => {
+			mark(event)
+			last = undefined
+			onError(Object.assign(new Error('a status'), { answer: JSON.parse(event.data) }))
+		})
 		source.onerror = () => {
-			onError(new Error('the stream has ended'))
+			// every stream ends some time; what does not begin again is an error
+			if (ended || source.readyState === EventSource.CLOSED) onError(new Error('no stream'))
+			ended = true
 			// it comes back by itself, but for what is no stream (a bound, a missing page)
 			if (source.readyState === EventSource.CLOSED && !signal.aborted) setTimeout(open, 5000)
 		}
