@@ -77,7 +77,7 @@ a query. It says how many resources were woken; nobody waits for what was not.`,
 		Example: `  caddy long-poll wake /api/orders/42
   caddy long-poll wake /api/orders/ --prefix
   caddy long-poll wake /api/orders/42 --address unix//run/caddy/admin.sock`,
-		Args: cobra.ExactArgs(1),
+		Args: one("<path>"),
 		RunE: run(func(ctx context.Context, args []string, out io.Writer) error {
 			if !strings.HasPrefix(args[0], "/") {
 				return fmt.Errorf("reading path %q: expected one that begins with a slash", args[0])

@@ -61,6 +61,16 @@ Tools for sites with long_poll:
 	})
 }
 
+// one takes one argument, such as <url>.
+func one(argument string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("read %q; expected one %s", args, argument)
+		}
+		return nil
+	}
+}
+
 // run is a command as cobra calls it: an interrupt ends its context, and is no error; an
 // error is told as Caddy tells those of its own commands.
 func run(f func(ctx context.Context, args []string, out io.Writer) error) func(*cobra.Command, []string) error {

@@ -46,12 +46,12 @@ longer and longer waits, all at once, each on a connection of its own that nothi
 and says what ended each: the server's own answer, an error and the Server that said so, a
 reset, a close, or nothing at all. At the end it recommends a hold.
 
-The server holds for no longer than its own hold: to measure beyond that, have hold at
-the limit that is to be measured for the while.`,
+The server holds for no longer than its own hold: to measure beyond that, make hold
+longer for as long as you measure.`,
 		Example: `  caddy long-poll line https://shop.example/api/orders/42
   caddy long-poll line http://localhost:8080/api/orders/42 --max 10m
   caddy long-poll line https://shop.example/api/orders -H "Authorization: Bearer $TOKEN"`,
-		Args: cobra.ExactArgs(1),
+		Args: one("<url>"),
 		RunE: run(func(ctx context.Context, args []string, out io.Writer) error {
 			if err := t.read(args[0]); err != nil {
 				return err

@@ -72,7 +72,7 @@ The body is cut to a line; --json shows a member of it instead. Ctrl-C ends it.`
   caddy long-poll watch localhost:8080/api/orders/42 --json status
   caddy long-poll watch https://shop.example/api/orders -H "Authorization: Bearer $TOKEN"
   caddy long-poll watch localhost:8080/api/orders/42 --stream --count 10`,
-		Args: cobra.ExactArgs(1),
+		Args: one("<url>"),
 		RunE: run(func(ctx context.Context, args []string, out io.Writer) error {
 			w.out = out
 			if err := w.read(args[0]); err != nil {

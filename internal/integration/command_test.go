@@ -106,7 +106,7 @@ func testCommands(t *testing.T, caddy binary) {
 				t.Errorf("the manual has %d lines", typed)
 			}
 			caddy.command(t, "wach").wantError(t, `unknown command "wach"`)
-			caddy.command(t, "watch").wantError(t, "accepts 1 arg")
+			caddy.command(t, "watch").wantError(t, "read []; expected one <url>")
 			caddy.command(t, "watch", "ftp://x/").wantError(t, "expected http://")
 		},
 		"watch": func(t *testing.T) {
