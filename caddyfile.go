@@ -192,11 +192,12 @@ func (h *Handler) setProbe(args []string) error {
 
 // Validate judges the configuration, wherever it was written. Its errors name
 // the subdirective as the Caddyfile spells it, what was read and what is
-// accepted. What is written in a way that nothing resolves, or that nobody is held by, it
-// warns of.
+// accepted. What is written in a way that nothing resolves, that is always the same, or
+// that nobody is held by, it warns of.
 func (h *Handler) Validate() error {
 	if h.site != nil {
 		h.warnUnresolved(h.site.Log)
+		h.warnConstant(h.site.Log)
 		h.warnUnheld(h.site.Log)
 	}
 	return cmp.Or(
@@ -320,6 +321,18 @@ func (h *Handler) warnUnresolved(log *zap.Logger) {
 	}
 	if found := directive.Unresolved(long, h.values()); len(found) > 0 {
 		log.Warn("placeholders that nothing resolves", zap.Strings("placeholders", found))
+	}
+}
+
+// warnConstant says where a value is the same for all, which it is where somebody has
+// forgotten the braces: such a version never changes, and such a key keeps nobody apart.
+func (h *Handler) warnConstant(log *zap.Logger) {
+	values := map[string][]string{"version": {h.Version}, "since": {h.Since}, "key": {strings.Join(h.Key, " ")}}
+	for _, c := range h.HoldWhile {
+		values["hold_while"] = append(values["hold_while"], c.Value)
+	}
+	if found := directive.Constant(values); len(found) > 0 {
+		log.Warn("values without a placeholder are always the same: expected one, in braces, such as {lp.json.revision}", zap.Strings("subdirectives", found))
 	}
 }
 

@@ -619,6 +619,32 @@ func TestPlaceholdersThatNothingResolves(t *testing.T) {
 	}))
 }
 
+// A value whose braces were forgotten is told when the site is made: such a version would
+// never change.
+func TestValuesThatAreAlwaysTheSame(t *testing.T) {
+	for block, want := range map[string]string{
+		"version lp.json.revision":                                     "[version]",
+		"since query.index\nversion {lp.json.index}":                   "[since]",
+		"key query.consumer":                                           "[key]",
+		"hold_while lp.json.status is queued":                          "[hold_while]",
+		"hold_while {lp.json.a} empty\nhold_while lp.json.b below {b}": "[hold_while]",
+		"version x\nkey y z":                                           "[key version]",
+		"version rev-{lp.json.revision}\nkey queue {query.consumer}":   "",
+		"hold_while {lp.status} is 404":                                "",
+		"wait 20\nprobe /rev\nheader X-A b":                            "",
+	} {
+		t.Run(block, virtual(func(t *testing.T) {
+			told := ""
+			for _, entry := range newSite(t, block).logs.FilterMessageSnippet("values without a placeholder").All() {
+				told += fmt.Sprint(entry.ContextMap()["subdirectives"])
+			}
+			if told != want {
+				t.Errorf("got warnings of %q; want %q", told, want)
+			}
+		}))
+	}
+}
+
 // A connection that the backend closes while it is being used again is no outage: that
 // is tried once more, and told to nobody.
 func TestConnectionThatIsJustBeingClosed(t *testing.T) {

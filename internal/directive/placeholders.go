@@ -63,6 +63,17 @@ func Placeholders(values map[string][]string) error {
 	return nil
 }
 
+// Constant lists the subdirectives that have a text without a placeholder: one that says
+// the same whoever asks and whatever is answered.
+func Constant(values map[string][]string) (found []string) {
+	for _, subdirective := range slices.Sorted(maps.Keys(values)) {
+		if slices.ContainsFunc(values[subdirective], func(text string) bool { return text != "" && len(names([]string{text})) == 0 }) {
+			found = append(found, subdirective)
+		}
+	}
+	return found
+}
+
 // matches reports whether name is the known one.
 func matches(known, name string) bool {
 	fixed, free := split(known)
