@@ -178,12 +178,16 @@ func TestDocsFields(t *testing.T) {
 	}
 }
 
-// TestDocsReference: each subdirective has its syntax, its default, what goes wrong and
-// an example that has it.
+// TestDocsReference: each subdirective is in the synopsis, and has its syntax, its default,
+// what goes wrong and an example that has it.
 func TestDocsReference(t *testing.T) {
 	sections := strings.Split(read(t, "docs/reference.md"), "\n### ")
+	synopsis, _, _ := strings.Cut(sections[0], "\n}\n")
 	for _, section := range sections[1:] {
 		name, text, _ := strings.Cut(section, "\n")
+		if !regexp.MustCompile(`\n\t` + name + `[ \n]`).MatchString(synopsis + "\n") {
+			t.Errorf("docs/reference.md: the synopsis does not have %s", name)
+		}
 		text, _, _ = strings.Cut(text, "\n## ")
 		for _, want := range []string{"\n`" + name, "\n- Default: ", "goes wrong"} {
 			if !strings.Contains(text, want) {
