@@ -74,6 +74,16 @@ func TestDocsIndex(t *testing.T) {
 	}
 }
 
+// TestDocsContents: each section of the contract is in its list of contents.
+func TestDocsContents(t *testing.T) {
+	text := read(t, "docs/contract.md")
+	for _, section := range regexp.MustCompile(`(?m)^## (\d+\.) (.*)$`).FindAllStringSubmatch(text, -1) {
+		if want := "\n" + section[1] + " [" + section[2] + "](#"; !strings.Contains(text, want) {
+			t.Errorf("the list of contents does not have %q", section[2])
+		}
+	}
+}
+
 // TestDocsVersion: the check that the manual shows is one of this release.
 func TestDocsVersion(t *testing.T) {
 	if want := "User-Agent: long_poll/" + longpoll.Version + "\n"; !strings.Contains(read(t, "docs/vary.md"), want) {
