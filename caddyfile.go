@@ -350,16 +350,40 @@ func (h *Handler) warnUnheld(log *zap.Logger) {
 	}
 }
 
-// The parts of the configuration, and the contracts of guest modules, as embedders
-// know them.
+// The parts of the configuration, as embedders know them.
 type (
-	Condition     = poll.Condition
-	Probe         = check.Probe
-	Reply         = reply.Reply
-	Waker         = wake.Waker
-	PathWaker     = wake.PathWaker
-	StatusWaker   = wake.StatusWaker
-	Writes        = wake.Writes
+	// Condition is one hold_while: Value, Op and Literals.
+	Condition = poll.Condition
+
+	// Probe is the URI that is checked in place of the resource, and its Method.
+	Probe = check.Probe
+
+	// Reply is on_change or on_timeout: Status and Body, or Replay.
+	Reply = reply.Reply
+)
+
+// The contracts of guest modules.
+type (
+	// Waker is a guest module in the namespace http.long_poll.wakers, a source of wake-ups:
+	//
+	//	Watch(repl *caddy.Replacer, wake func()) (stop func())
+	//
+	// Watch is called when a resource gets its first waiter, and returns at once. repl has the
+	// placeholders of its request, during the call only. wake, from any goroutine and any
+	// number of times, has the resource checked. stop is called once, when it is forgotten.
+	Waker = wake.Waker
+
+	// PathWaker is a Waker whose messages name paths themselves: OnPath(wake func(path string))
+	// is called once, before any Watch.
+	PathWaker = wake.PathWaker
+
+	// StatusWaker is a Waker that knows whether it can hear its source now: Up() bool.
+	StatusWaker = wake.StatusWaker
+
+	// Writes is the Waker of `wake writes`.
+	Writes = wake.Writes
+
+	// WritesHandler sees the writes of a site for `wake writes`: long_poll_writes.
 	WritesHandler = wake.WritesHandler
 )
 
