@@ -116,7 +116,7 @@ func (b *Backend) ask(old *state.State) finding {
 		return finding{err: err}
 	case state.Outage(p.Status), b.c.OnChange:
 		return finding{answer: p, source: p}
-	case old != nil && old.Answer != nil && old.Version == b.version(p):
+	case old != nil && old.Answer != nil && old.Version == b.version(p, old):
 		return finding{source: p, kept: old}
 	}
 	if !b.Acquire(b.abandoned) {
@@ -147,7 +147,7 @@ func (b *Backend) conclude(what finding, old *state.State) *state.State {
 		s.Answer, s.Source = nil, nil
 		b.depend(s, header)
 	default:
-		s.Version = b.version(what.source)
+		s.Version = b.version(what.source, old)
 		if s.Answer != nil {
 			s.ETag = b.c.State.ETag(s.Answer, s.Version)
 			s.Stale = s.Answer.Status == http.StatusUnauthorized && httphdr.Stale(s.Answer.Header)
@@ -182,8 +182,9 @@ func (b *Backend) depend(s *state.State, header http.Header) {
 	}
 }
 
-// version is that of an answer.
-func (b *Backend) version(source *state.Answer) state.Version {
+// version is that of an answer. Where that says no more than that old's ETag has become
+// strong, or weak, it is old's: to clients that name it, nothing has changed.
+func (b *Backend) version(source *state.Answer, old *state.State) state.Version {
 	var text string
 	if b.c.Version != "" {
 		value := func(s *state.State) string { return b.value(b.c.Version, s) }
@@ -191,7 +192,11 @@ func (b *Backend) version(source *state.Answer) state.Version {
 			b.c.Unversioned(b.Name, source.Status)
 		}
 	}
-	return b.c.State.Version(source, text)
+	v := b.c.State.Version(source, text)
+	if text == "" && old != nil && v.Weakly(old.Version) {
+		return old.Version
+	}
+	return v
 }
 
 // differ reports whether anybody who is parked could be released by now.

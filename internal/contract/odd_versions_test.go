@@ -240,3 +240,52 @@ func TestHoldWhileOnWhatIsNoJSON(t *testing.T) {
 		c.wants("200 changed <html>").within(2*time.Second, 4*time.Second)
 	}))
 }
+
+// Whether a tag says that it is weak is no part of what it names: Apache's of a file is
+// weak for a second and strong from then on.
+func TestTagThatBecomesStrong(t *testing.T) {
+	weak, strong := reply(200, "state", `ETag: W/"a-1"`), reply(200, "state", `ETag: "a-1"`)
+
+	t.Run("tells a stream nothing", virtual(func(t *testing.T) {
+		s := newSite(t, steady+"stream")
+		s.backend.say(weak)
+		c := s.get("/", events).hears(`W/"a-1 state`)
+		s.backend.say(strong)
+		settle(3 * time.Second)
+		c.hears(`W/"a-1 state`)
+		s.backend.say(reply(200, "other", `ETag: "a-2"`))
+		settle(3 * time.Second)
+		c.hears(`W/"a-1 state | a-2 other`)
+	}))
+
+	for name, test := range map[string]struct{ block, field string }{
+		"releases nobody":                      {"", `If-None-Match: "a-1"`},
+		"releases nobody who names none":       {"unversioned park", "Prefer: wait=25"},
+		"releases nobody who names a date":     {"", "If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"},
+		"releases nobody where version is dry": {"version {lp.json.none}", `If-None-Match: "a-1"`},
+	} {
+		t.Run(name, virtual(func(t *testing.T) {
+			s := newSite(t, steady+test.block)
+			modified := "Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT"
+			s.backend.say(reply(200, "state", `ETag: W/"a-1"`, modified))
+			c := s.get("/", test.field)
+			c.mustWait()
+			s.backend.say(reply(200, "state", `ETag: "a-1"`, modified))
+			settle(3 * time.Second)
+			c.mustWait()
+			s.backend.say(reply(200, "other", `ETag: "a-2"`, modified))
+			c.wants("200 changed other").wantsField("ETag", `"a-2"`)
+		}))
+	}
+
+	for _, block := range []string{"", "version {lp.json.none}"} {
+		t.Run("is told as it is "+block, virtual(func(t *testing.T) {
+			s := newSite(t, steady+block)
+			s.backend.say(weak)
+			c := s.get("/", `If-None-Match: "a-1"`)
+			c.mustWait()
+			s.backend.say(strong)
+			c.wants("304 expired").wantsField("ETag", `"a-1"`)
+		}))
+	}
+}

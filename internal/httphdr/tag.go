@@ -42,6 +42,11 @@ func Opaque(tag string) string {
 	return tag
 }
 
+// SameTag reports whether two entity tags are the same by weak comparison (RFC 9110,
+// section 8.8.3.2), which does not look at W/: Apache's tag of a file has it for the first
+// second, and then no more.
+func SameTag(a, b string) bool { return strings.TrimPrefix(a, "W/") == strings.TrimPrefix(b, "W/") }
+
 // WeakTag makes a weak entity tag of a version: readable where it can be.
 func WeakTag(version string) string {
 	ok := version != "" && len(version) <= 64

@@ -84,6 +84,11 @@ type Version struct {
 // Is reports whether a client that names text has this version.
 func (v Version) Is(text string) bool { return v.Text == text }
 
+// Weakly reports whether v is w, whatever their ETags say of how strong they are.
+func (v Version) Weakly(w Version) bool {
+	return v.Status == w.Status && httphdr.SameTag(v.Text, w.Text)
+}
+
 // Failure is the state of which nothing is known but that err has come in place of an
 // answer: it is answered with status.
 func Failure(err error, status int) *State {

@@ -74,7 +74,7 @@ func (ru *Rules) ETag(a *Answer, v Version) string {
 	switch {
 	case tag == "" && ru.Configured && ru.Named:
 		return ""
-	case tag == "" || ru.MakesETag() && tag != v.Text:
+	case tag == "" || ru.MakesETag() && !httphdr.SameTag(tag, v.Text):
 		// Where clients name the version by If-None-Match, it has to be the version
 		// that they are given. It may be the backend's own: `version` gave nothing.
 		return httphdr.WeakTag(v.Text)
