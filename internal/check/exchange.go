@@ -132,7 +132,11 @@ func (b *Backend) exchange(uri *url.URL, method, tag string) (*state.Answer, err
 			}
 			return nil, err
 		}
-		return state.NewAnswer(answer.Status, answer.Header, answer.Body, b.preset, b.c.MaxBody), nil
+		a := state.NewAnswer(answer.Status, answer.Header, answer.Body, b.preset, b.c.MaxBody)
+		if of.Header.Get("Accept-Encoding") == "identity" && !a.Gunzip() { // who shares it takes no gzip
+			return nil, tap.ErrUnshared
+		}
+		return a, nil
 	case <-w.Stopped():
 		return nil, tap.ErrUnshared
 	case <-b.abandoned:

@@ -118,6 +118,27 @@ func (a *Answer) Plain() []byte {
 	return plain
 }
 
+// Gunzip undoes gzip of an answer for those who do not take it: backends code so whatever
+// they are asked for, and net/http's transport undoes it for clients that say nothing of
+// codings, but not for a check, which asks for none. It reports false where the body turns
+// out larger than max_body. What can not be decoded stays as it is.
+func (a *Answer) Gunzip() bool {
+	if c := a.coding(); c != "gzip" && c != "x-gzip" || len(a.Body) == 0 || !httphdr.HasBody(a.Status) {
+		return true
+	}
+	plain := a.Plain()
+	switch {
+	case plain == nil:
+		return true
+	case int64(len(plain)) > a.limit:
+		return false
+	}
+	a.Body = plain
+	delete(a.Header, "Content-Encoding")
+	delete(a.Header, "Content-Length")
+	return true
+}
+
 // Settle lets go of the decoded body: what had to be found out of it has been, and what
 // is kept for as long as somebody waits is small.
 func (a *Answer) Settle() {
