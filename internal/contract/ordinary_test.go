@@ -308,6 +308,7 @@ func TestOrdinaryETag(t *testing.T) {
 		"empty":                {"", "GET", reply(200, ""), true},
 		"201":                  {"", "GET", reply(201, "x"), true},
 		"of nothing said":      {"", "GET", silent, true},
+		"one that is empty":    {"", "GET", reply(200, "x", "ETag: "), true},
 		"theirs":               {"", "GET", reply(200, "x", theirs), false},
 		"version":              {"version {lp.header.X-Rev}", "GET", reply(200, "x", theirs, "X-Rev: 7"), true},
 		"version that is none": {"version {lp.header.X-Rev}", "GET", reply(200, "x", theirs), false},

@@ -71,7 +71,7 @@ func (o *own) Late(_ int, header http.Header) {
 // tags reports whether an ETag is to be made of an answer.
 func (o *own) tags(status int, header http.Header) bool {
 	return o.p.Request.Method == http.MethodGet && status/100 == 2 && status != http.StatusPartialContent &&
-		!o.re.Probe && (o.re.Rules.State.MakesETag() || len(header["Etag"]) == 0 && !o.re.Rules.State.Configured) && state.Decodable(header)
+		!o.re.Probe && (o.re.Rules.State.MakesETag() || header.Get("Etag") == "" && !o.re.Rules.State.Configured) && state.Decodable(header)
 }
 
 // End makes the ETag, and answers 304 where the client has it already.
