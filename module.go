@@ -254,7 +254,7 @@ func (h *Handler) furnish(looks behind.Looks) error {
 	answers.Configured, answers.Named, answers.Delta = h.Version != "", h.Since != "" && !poll.OfTags(h.Since), h.Options.Kind()
 	sharing, unsaid := share.New(share.Config{
 		Public: h.Public, Vary: h.Vary, Key: h.Key, StripQuery: h.StripQuery,
-		UserAgent: "long_poll/" + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0, Local: looks.Local || len(looks.Address) > 0,
+		UserAgent: httphdr.CheckAgent + Version, Looks: looks.Fields, Seen: len(looks.Address) > 0, Local: looks.Local || len(looks.Address) > 0,
 	})
 	h.site.Looked(looks.Address, unsaid)
 	slots := make(tap.Slots, max(*h.MaxChecks, 1))

@@ -77,6 +77,16 @@ func FromBrowser(header http.Header) bool {
 	return len(agent) > 0 && strings.HasPrefix(agent[0], "Mozilla/")
 }
 
+// CheckAgent is what the User-Agent of checks begins with, unless they carry that of their
+// clients. The version follows.
+const CheckAgent = "long_poll/"
+
+// FromCheck reports whether a request is a check of another Caddy, in front of this one.
+func FromCheck(header http.Header) bool {
+	agent := header["User-Agent"]
+	return len(agent) > 0 && strings.HasPrefix(agent[0], CheckAgent)
+}
+
 // Destination is what a browser asks for (document, script, image; empty is fetch);
 // the empty text if it does not say. Over plain HTTP it does not, but for pages.
 func Destination(header http.Header) string {

@@ -199,3 +199,9 @@ func seconds(s float64) string { return string(AppendSeconds(nil, s)) }
 
 // AppendSeconds appends a time in seconds, to the millisecond.
 func AppendSeconds(text []byte, s float64) []byte { return strconv.AppendFloat(text, s, 'f', 3, 64) }
+
+// OfTags reports whether `since` is the field of entity tags: they are read as without
+// it, but name a version whoever sends them.
+func OfTags(since string) bool {
+	return since == "{http.request.header.If-None-Match}" || since == "{header.If-None-Match}"
+}

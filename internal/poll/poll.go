@@ -309,6 +309,10 @@ func (p *Poll) Rewind() {
 
 // readWait finds out how long the request may be parked (contract 3.4).
 func (p *Poll) readWait() error {
+	if httphdr.FromCheck(p.Request.Header) {
+		p.says = true // its own clients wait there, and to that Caddy a wait here would be an outage
+		return nil
+	}
 	hold := p.rules.Hold
 	if p.rules.Line != nil {
 		hold = p.rules.Line.Hold(p.Arrived)
@@ -337,12 +341,6 @@ func (p *Poll) readWait() error {
 	}
 	p.Limit = limit - time.Duration(rand.Float64()*p.rules.Jitter/100*float64(limit))
 	return nil
-}
-
-// OfTags reports whether `since` is the field of entity tags: they are read as without
-// it, but name a version whoever sends them.
-func OfTags(since string) bool {
-	return since == "{http.request.header.If-None-Match}" || since == "{header.If-None-Match}"
 }
 
 // readSince finds the version that the client has (contract 3.3, RFC 9110, section
