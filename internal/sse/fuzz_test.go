@@ -23,7 +23,7 @@ var kept = strings.NewReplacer("\r\n", "\n", "\r", "\n")
 func FuzzSSE(f *testing.F) {
 	for _, body := range []string{
 		"", "a", "\n", "\r", "\r\n", "\n\r", "a\n\nb", "a\r\rdata: b\r\r", "\ndata: evil\n\n", "\n\nid: evil\nevent: evil\nretry: 0\n\n", ": a", " a",
-		"\ufeffa", "a\x00", "\u2028\u2029\u0085\v\f", `{"a":1}`, "{\r\n}", "\xff\n\xfe", "data", "data:", "id\x00",
+		"\ufeffa", "\ufeff{\"a\":1}", "a\x00", "\u2028\u2029\u0085\v\f", `{"a":1}`, "{\r\n}", "\xff\n\xfe", "data", "data:", "id\x00",
 	} {
 		for _, version := range []string{"", `"v1"`, "a\nb", "a\rb\n\ndata: evil\n\n", "a\x00", " a", "a ", ":", "é", "\xff"} {
 			f.Add([]byte(body), version)
@@ -42,7 +42,11 @@ func FuzzSSE(f *testing.F) {
 		stream = sse.AppendEvent(stream, sse.Patch, version, body)
 		stream = append(stream, "data: the end\n\n"...)
 
-		data := decode([]byte(kept.Replace(string(body))))
+		source := body
+		if rest := bytes.TrimPrefix(body, []byte("\ufeff")); json.Valid(rest) {
+			source = rest
+		}
+		data := decode([]byte(kept.Replace(string(source))))
 		if sse.Streamable(body) && sse.Exact(body) && data != string(body) {
 			t.Fatalf("body %q is said to be exact", body)
 		}

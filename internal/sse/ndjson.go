@@ -17,8 +17,16 @@ const (
 const LineHeartbeat = "\n"
 
 // byteOrderMark is what some backends begin JSON with (RFC 8259, section 8.1: who reads
-// it may ignore that). No line is JSON with it.
+// it may ignore that). No line is JSON with it, and no event's data.
 var byteOrderMark = []byte("\ufeff")
+
+// unmarked is JSON without the mark; any other text keeps it.
+func unmarked(body []byte) []byte {
+	if rest, marked := bytes.CutPrefix(body, byteOrderMark); marked && json.Valid(rest) {
+		return rest
+	}
+	return body
+}
 
 // Line is a body on one line: JSON compacted, anything else as a JSON string; JSON that
 // is nested deeper than encoding/json reads (10,000) is anything else. Where member is

@@ -13,6 +13,9 @@
 //     The format has no way to carry a CR: it ends a line of an event as LF does, and
 //     clients join lines with LF. JSON loses nothing by it, since a CR can only stand
 //     between its tokens; a text keeps its lines and loses which line ends they had;
+//   - as an event of JSON behind a byte order mark: without that, as from a body that is
+//     decoded as a whole. A client that gives an event's data to JSON.parse has nobody
+//     else who takes it away;
 //   - as a line, of JSON: the same JSON without the white space between its tokens,
 //     numbers and strings in the spelling of the backend;
 //   - as a line, of anything else: a JSON string that is the body, byte by byte.
@@ -43,8 +46,10 @@ const Heartbeat = ":\n"
 func Streamable(body []byte) bool { return utf8.Valid(body) }
 
 // Exact reports whether clients get exactly these bytes by an event: whether there is
-// no CR among them.
-func Exact(body []byte) bool { return bytes.IndexByte(body, '\r') < 0 }
+// no CR among them, nor a byte order mark before JSON.
+func Exact(body []byte) bool { return lineFeedsOnly(body) && len(unmarked(body)) == len(body) }
+
+func lineFeedsOnly(body []byte) bool { return bytes.IndexByte(body, '\r') < 0 }
 
 // maxID is the longest version that is its own id, in bytes. Clients send the id back
 // in a field of their next request, and servers in front refuse long ones (nginx over 8
@@ -88,7 +93,8 @@ func AppendEvent(dst []byte, kind, version string, body []byte) []byte {
 		dst = append(dst, "\nevent: "...)
 		dst = append(dst, kind...)
 	}
-	exact := Exact(body)
+	body = unmarked(body)
+	exact := lineFeedsOnly(body)
 	for more := true; more; {
 		var line []byte
 		line, body, more = cutLine(body, exact)

@@ -19,6 +19,8 @@ func TestEvent(t *testing.T) {
 		{sse.Message, "1", "a\n", "id: 1\ndata: a\ndata: \n\n"},
 		{sse.Message, "1", " a\n\nb", "id: 1\ndata:  a\ndata: \ndata: b\n\n"},
 		{sse.Message, "1", "a\r\nb\rc\n\rd\r", "id: 1\ndata: a\ndata: b\ndata: c\ndata: \ndata: d\ndata: \n\n"},
+		{sse.Message, "1", "\ufeff{\n}", "id: 1\ndata: {\ndata: }\n\n"},
+		{sse.Message, "1", "\ufeffa", "id: 1\ndata: \ufeffa\n\n"},
 		{sse.Message, "", "a", "id: ~e3b0c44298fc1c149afbf4c8996fb924\ndata: a\n\n"},
 	} {
 		if got := string(sse.Event(test.kind, test.version, []byte(test.body))); got != test.want {
