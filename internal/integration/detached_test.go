@@ -39,6 +39,7 @@ var ofDetached = map[string]func(*testing.T, binary){
 	"streams end":    testDetachedStreamsEnd,
 	"streams in TLS": testDetachedStreamTLS,
 	"same streams":   testDetachedSameStreams,
+	"logged":         testDetachedLogsAsCame,
 }
 
 // waitDetached waits until that many requests are parked, all without a goroutine.
