@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -71,7 +73,18 @@ type returned struct {
 	poll *returning // nil if its request has been answered
 }
 
-func (c *returned) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, b) }
+func (c *returned) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, c.poll, b) }
+
+// ReadFrom has a file sent as the connection sends it by itself.
+func (c *returned) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
+
+// CloseWrite closes the side of the server, as one does that refuses the rest of a body.
+func (c *returned) CloseWrite() error {
+	if conn, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return conn.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
 
 // returnedTLS is that of a TLS connection, whose state the server asks for.
 type returnedTLS struct {
@@ -80,11 +93,15 @@ type returnedTLS struct {
 	poll *returning
 }
 
-func (c *returnedTLS) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, b) }
+func (c *returnedTLS) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, c.poll, b) }
 
-func readRest(rest *[]byte, conn net.Conn, b []byte) (int, error) {
+func readRest(rest *[]byte, conn net.Conn, of *returning, b []byte) (int, error) {
 	if len(*rest) == 0 {
-		return conn.Read(b)
+		n, err := conn.Read(b)
+		if of != nil && n > 0 {
+			of.lose() // what comes now is another request
+		}
+		return n, err
 	}
 	n := copy(b, *rest)
 	if *rest = (*rest)[n:]; len(*rest) == 0 {

@@ -17,9 +17,16 @@ import (
 // its place, and the time that is left of its wait. It goes with its connection.
 type returning struct {
 	arrived, parkedAt time.Time
-	place             bool // is kept
+	unreserve         func() // gives its place up; nil if it has none
 	found             atomic.Bool
 	forget            *time.Timer
+}
+
+// lose gives up what is kept, unless the poll has found it: it does not come any more.
+func (of *returning) lose() {
+	if of.found.CompareAndSwap(false, true) && of.unreserve != nil {
+		of.unreserve()
+	}
 }
 
 // wayBack bounds how long a place is kept for a request that does not come: a handler in
@@ -29,13 +36,12 @@ const wayBack = 5 * time.Second
 // expect keeps what p was until it comes back, and with place the one that
 // [lot.Waiter.Reserve] has kept.
 func expect(spot *park.Spot, p *poll.Poll, place bool) *returning {
-	of := &returning{arrived: p.Arrived, parkedAt: p.ParkedAt, place: place}
-	client := p.Client()
-	of.forget = time.AfterFunc(wayBack, func() {
-		if of.found.CompareAndSwap(false, true) && place {
-			spot.Lot.Unreserve(client)
-		}
-	})
+	of := &returning{arrived: p.Arrived, parkedAt: p.ParkedAt}
+	if place {
+		client := p.Client()
+		of.unreserve = func() { spot.Lot.Unreserve(client) }
+	}
+	of.forget = time.AfterFunc(wayBack, of.lose)
 	return of
 }
 
@@ -67,7 +73,7 @@ func (l *Lobby) welcome(p *poll.Poll) {
 	}
 	of.forget.Stop()
 	p.Arrived, p.ParkedAt = of.arrived, of.parkedAt
-	if of.place {
+	if of.unreserve != nil {
 		l.Spot.Unreserve(p) // what was reserved while its body was read
 		p.Reserved = true
 	}

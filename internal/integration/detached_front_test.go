@@ -31,23 +31,38 @@ func TestDetachedFront(t *testing.T) {
 	}
 }
 
-// testDetachedMethod has a handler in front make a GET of a HEAD. Its client reads no body,
-// and takes one for its next answer.
+// testDetachedMethod has a handler in front make a GET of a HEAD, and a HEAD of a GET. The
+// server answers the former without a body, since its client would take one for its next
+// answer, and closes the connection of the latter, whose client waits for a body.
 func testDetachedMethod(t *testing.T, caddy binary) {
 	b := serveBackend(t, nil)
-	port := freePort(t)
-	s := caddy.start(t, "", site(port, "\tmethod GET\n\tlong_poll {\n\t\tinterval 50ms\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
-	w := dialWire(t, port)
-	w.say(strings.Replace(ask("/a", "one"), "GET", "HEAD", 1))
-	s.waitParked(1)
+	ports := []string{freePort(t), freePort(t)}
+	made := func(port, method string) string {
+		return site(port, "\tmethod "+method+"\n\tlong_poll {\n\t\tmethods GET HEAD\n\t\tinterval 50ms\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr)
+	}
+	s := caddy.start(t, "", made(ports[0], "GET")+made(ports[1], "HEAD"))
+	head, get := dialWire(t, ports[0]), dialWire(t, ports[1])
+	head.say(strings.Replace(ask("/a", "one"), "GET", "HEAD", 1))
+	get.say(ask("/a", "one"))
+	s.waitParked(2)
+	get.say(ask("/b", "none"))
 	b.set("two")
-	w.more()
-	resp, err := http.ReadResponse(w.read, &http.Request{Method: "HEAD"})
+
+	resp, err := http.ReadResponse(head.read, &http.Request{Method: "HEAD"})
 	if err != nil || resp.StatusCode != 200 {
 		t.Fatalf("got %v, %v; want 200", resp, err)
 	}
-	w.say(ask("/a", "one"))
-	w.want(200, "answered")
+	head.say(strings.Replace(ask("/b", "none"), "GET", "HEAD", 1))
+	if resp, err := http.ReadResponse(head.read, &http.Request{Method: "HEAD"}); err != nil {
+		t.Errorf("got %v, %v after the answer to a HEAD", resp, err)
+	}
+	resp, err = http.ReadResponse(get.read, &http.Request{Method: "GET"})
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatalf("got %v, %v; want 200", resp, err)
+	}
+	if body, err := io.ReadAll(resp.Body); err == nil {
+		t.Errorf("got %q for a body that there is not", body)
+	}
 }
 
 // testDetachedPassedTwice has polls turn out to have to ask for themselves, on sites where a
