@@ -158,7 +158,7 @@ func (a addr) String() string { return string(a) }
 // open has a server serve the site, until the end of the test.
 func (s *site) open() {
 	s.doors = &doors{come: make(chan net.Conn), done: make(chan struct{})}
-	s.std = &http.Server{Handler: http.HandlerFunc(s.serve), ConnContext: detach.ConnContext}
+	s.std = &http.Server{Handler: http.HandlerFunc(s.serve), ConnContext: detach.ConnContext, ConnState: detach.ConnState}
 	go s.std.Serve(s.doors)
 	s.t.Cleanup(func() { s.std.Close() })
 }

@@ -73,7 +73,7 @@ type returned struct {
 	poll *returning // nil if its request has been answered
 }
 
-func (c *returned) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, c.poll, b) }
+func (c *returned) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, b) }
 
 // ReadFrom has a file sent as the connection sends it by itself.
 func (c *returned) ReadFrom(r io.Reader) (int64, error) { return io.Copy(c.Conn, r) }
@@ -93,15 +93,11 @@ type returnedTLS struct {
 	poll *returning
 }
 
-func (c *returnedTLS) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, c.poll, b) }
+func (c *returnedTLS) Read(b []byte) (int, error) { return readRest(&c.rest, c.Conn, b) }
 
-func readRest(rest *[]byte, conn net.Conn, of *returning, b []byte) (int, error) {
+func readRest(rest *[]byte, conn net.Conn, b []byte) (int, error) {
 	if len(*rest) == 0 {
-		n, err := conn.Read(b)
-		if of != nil && n > 0 {
-			of.lose() // what comes now is another request
-		}
-		return n, err
+		return conn.Read(b)
 	}
 	n := copy(b, *rest)
 	if *rest = (*rest)[n:]; len(*rest) == 0 {

@@ -86,6 +86,7 @@ func (l *Lobby) Open(ctx caddy.Context, texts map[string][]string) {
 	l.Spot.Detach, l.Spot.Welcome = l.take, l.welcome
 	if of, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
 		of.RegisterConnContext(ConnContext)
+		of.RegisterConnState(ConnState)
 	}
 }
 

@@ -56,23 +56,3 @@ func TestReturnedIsWhole(t *testing.T) {
 		t.Error("closes the side of a connection that can not")
 	}
 }
-
-// What a poll was that is given back is its own: once the next request of the connection
-// comes, or nothing for long, nobody finds it any more.
-func TestReturningIsLost(t *testing.T) {
-	server, client := pair(t)
-	given := 0
-	of := &returning{unreserve: func() { given++ }}
-	conn := &returned{Conn: server, rest: []byte("once"), poll: of}
-	b := make([]byte, 10)
-	if n, err := conn.Read(b); err != nil || string(b[:n]) != "once" || given != 0 {
-		t.Errorf("got %q, %v, and %d places given up; want the request, which finds what it was", b[:n], err, given)
-	}
-	io.WriteString(client, "next")
-	if n, err := conn.Read(b); err != nil || string(b[:n]) != "next" || given != 1 {
-		t.Errorf("got %q, %v, and %d places given up; want another request, which does not", b[:n], err, given)
-	}
-	if of.lose(); given != 1 {
-		t.Error("a place is given up twice")
-	}
-}

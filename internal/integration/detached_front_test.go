@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -23,6 +24,8 @@ func TestDetachedFront(t *testing.T) {
 		"passed twice":      testDetachedPassedTwice,
 		"held, then passed": testDetachedHeldAndPassed,
 		"left at once":      testDetachedLeftAtOnce,
+		"back with a body":  testDetachedBackWithBody,
+		"refused once back": testDetachedRefusedBack,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -177,4 +180,65 @@ func testDetachedLeftAtOnce(t *testing.T, caddy binary) {
 	if without > 0 {
 		t.Errorf("%d of %d lines have no outcome", without, crowd)
 	}
+}
+
+// testDetachedBackWithBody has the only poll that may be parked turn out to have to ask for
+// itself. Its body is read once more, and its place is its own meanwhile.
+func testDetachedBackWithBody(t *testing.T, caddy binary) {
+	b := serveBackend(t, nil)
+	port := freePort(t)
+	s := caddy.start(t, "", site(port, "\tlong_poll {\n\t\tmethods POST\n\t\tinterval 50ms\n\t\tmax_body 1KiB\n\t\tmax_parked 1\n\t\tdetach\n\t}\n\treverse_proxy "+b.addr))
+	w := dialWire(t, port)
+	w.say(strings.Replace(ask("/a", "one", "Content-Length: 3"), "GET", "POST", 1) + "abc")
+	s.waitParked(1)
+	b.set(strings.Repeat("x", 2000))
+	w.want(200, "bypassed")
+	b.set("one")
+	other := dialWire(t, port) // for whom the place is free again
+	other.say(strings.Replace(ask("/b", "one", "Content-Length: 3"), "GET", "POST", 1) + "abc")
+	s.waitParked(1)
+}
+
+// testDetachedRefusedBack has a handler in front refuse a poll that comes back to ask for
+// itself. What its client asks next, by the same connection, is another poll, and the place
+// that was kept is free.
+func testDetachedRefusedBack(t *testing.T, caddy binary) {
+	var state *backend
+	var closed atomic.Bool
+	state = serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch tag := strconv.Quote(state.get()); {
+		case r.URL.Path == "/auth" && closed.Load():
+			w.WriteHeader(http.StatusUnauthorized)
+		case r.URL.Path == "/auth":
+		case r.Header.Get("If-None-Match") == tag:
+			w.WriteHeader(http.StatusNotModified)
+		default:
+			w.Header().Set("ETag", tag)
+			io.WriteString(w, state.get())
+		}
+	}))
+	port := freePort(t)
+	one := "\troute %s {\n\tforward_auth " + state.addr + " {\n\t\turi /auth\n\t}\n\tlong_poll {\n\t\tinterval 50ms\n\t\tmax_body 1KiB\n\t\tmax_parked 1\n\t\tdetach\n\t}\n\treverse_proxy " + state.addr + "\n\t}\n"
+	s := caddy.start(t, "", site(port, fmt.Sprintf(one, "/a")+fmt.Sprintf(one, "/b")))
+	w := dialWire(t, port)
+	w.say(ask("/a", "one"))
+	s.waitParked(1)
+	closed.Store(true)
+	state.set(strings.Repeat("x", 2000))
+	w.want(401, "")
+	closed.Store(false)
+	state.set("one")
+	for _, path := range []string{"/b", "/a"} {
+		w.say(ask(path, "one"))
+		s.waitParked(1)
+		state.set("two")
+		w.want(200, "changed")
+		s.waitParked(0)
+		state.set("one")
+	}
+	other := dialWire(t, port)
+	other.say(ask("/b", "one"))
+	s.waitParked(1)
+	w.say(ask("/b", "one"))
+	w.want(503, "refused")
 }

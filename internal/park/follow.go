@@ -64,9 +64,7 @@ type Client interface {
 //
 //go:noinline
 func (sp *Spot) Follow(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource), st Stream) poll.Verdict {
-	if sp.Welcome != nil {
-		sp.Welcome(p)
-	}
+	sp.welcome(p)
 	v := poll.Verdict{Kind: poll.Moved}
 	for moves := 0; v.Kind == poll.Moved && moves < maxMoves && !st.Begun(); moves++ {
 		if moves > 0 {

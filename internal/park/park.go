@@ -26,12 +26,17 @@ type Spot struct {
 	// is Hold it is told that there. st is nil for a poll.
 	Detach func(p *poll.Poll, m poll.Waiter, w http.ResponseWriter, v poll.Verdict, st Stream) bool
 
-	// Welcome has a poll that comes back from there be as it was; nil if none does.
+	// Welcome has a poll that comes back from there be as it was, with its place; nil if
+	// none does. Twice is once.
 	Welcome func(p *poll.Poll)
 }
 
-// Reserve keeps a place for p while its body is read, or says which bound forbids it.
+// Reserve keeps a place for p while its body is read, or says which bound forbids it. Who
+// comes back has one.
 func (sp *Spot) Reserve(p *poll.Poll) error {
+	if sp.welcome(p); p.Reserved {
+		return nil
+	}
 	err := sp.Lot.Reserve(sp.client(p))
 	p.Reserved = err == nil
 	return err
@@ -42,6 +47,12 @@ func (sp *Spot) Unreserve(p *poll.Poll) {
 	if p.Reserved {
 		p.Reserved = false
 		sp.Lot.Unreserve(sp.client(p))
+	}
+}
+
+func (sp *Spot) welcome(p *poll.Poll) {
+	if sp.Welcome != nil {
+		sp.Welcome(p)
 	}
 }
 
@@ -69,9 +80,7 @@ func (sp *Spot) HandOn(p *poll.Poll) {
 //
 //go:noinline
 func (sp *Spot) Wait(p *poll.Poll, w http.ResponseWriter, start func(*poll.Resource)) poll.Verdict {
-	if sp.Welcome != nil {
-		sp.Welcome(p)
-	}
+	sp.welcome(p)
 	v := poll.Verdict{Kind: poll.Pass}
 	for range maxMoves {
 		if v = sp.visit(p, w, start); v.Kind != poll.Moved {
