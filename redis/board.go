@@ -55,7 +55,7 @@ type Board struct {
 	pace   *pace       // nil but in tests
 
 	mu      sync.Mutex // protects what follows
-	refused bool       // the server has refused something, and it was logged
+	refused time.Time  // when the server has last refused something; zero once that is over
 }
 
 // CaddyModule returns the Caddy module information.

@@ -230,6 +230,39 @@ func TestOutageOfCommands(t *testing.T) {
 	})
 }
 
+// refusal is an error that a server answers with.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
+// A server that refuses some commands and takes others, as one does that is full, is one
+// outage, however often it does either.
+func TestOutageOfSomeCommands(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zapcore.InfoLevel)
+		logger := zap.New(core)
+		l := &link{server: server{addrs: []string{"a:1"}}, loggers: []*zap.Logger{logger}, lost: make(map[any]struct{})}
+		b := &Board{link: l, logger: logger}
+		for range 2 {
+			for range 5 {
+				_ = b.judge(refusal("OOM command not allowed when used memory > 'maxmemory'."))
+				_ = b.judge(nil)
+				time.Sleep(calmRefused - 1)
+				_ = b.judge(nil)
+			}
+			time.Sleep(time.Nanosecond)
+			for range 2 {
+				_ = b.judge(nil)
+			}
+			all := logs.TakeAll()
+			if len(all) != 2 || all[0].Level != zapcore.WarnLevel || all[1].Message != "redis takes what is shared again" {
+				t.Errorf("logged %v; want an outage, and its end", all)
+			}
+		}
+	})
+}
+
 // On a cluster all keys of a group are of one slot, and messages reach those who listen at
 // any node.
 func TestBoardOnACluster(t *testing.T) {

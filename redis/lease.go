@@ -157,6 +157,10 @@ func (b *Board) Yield(ctx context.Context, name, who string, token uint64, messa
 	return b.judge(yielding.Run(ctx, b.link.commands(), []string{lease}, leaseOf(token, who), b.channel(name), b.sealed(name, message)).Err())
 }
 
+// calmRefused is after how long without a refusal the next one is another outage. A server that
+// is full, or has a user without channels, takes some commands and refuses others.
+const calmRefused = time.Minute
+
 // judge has an operator told of an error, once in an outage.
 func (b *Board) judge(err error) error {
 	var refusal goredis.Error
@@ -169,8 +173,14 @@ func (b *Board) judge(err error) error {
 		return fmt.Errorf("asking redis: %w", err)
 	}
 	b.mu.Lock()
-	first, last := refusing && !b.refused, !refusing && b.refused
-	b.refused = refusing
+	known := !b.refused.IsZero()
+	first, last := refusing && !known, !refusing && known && time.Since(b.refused) >= calmRefused
+	switch {
+	case refusing:
+		b.refused = time.Now()
+	case last:
+		b.refused = time.Time{}
+	}
 	b.mu.Unlock()
 	switch {
 	case first && b.link.up(): // else that was said already
