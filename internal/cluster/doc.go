@@ -20,7 +20,8 @@
 // that he has named), and has all others ask once more.
 //
 // 3. A member that asks hears within 300 ms that it was heard, or it checks for itself. It
-// does too where the answer takes longer than two times check_timeout.
+// does too where the answer takes longer than two times check_timeout. A wake-up that who holds
+// the lease has heard too is left to it, unless it says nothing for a second: then it is asked.
 //
 // 4. A token that only grows fences: of two reports the one with the larger token counts,
 // of one token the later. What is posted by who has lost the lease is not posted. Where the

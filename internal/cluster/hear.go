@@ -73,6 +73,7 @@ func (m *Member) hearHolderLocked(r *report) bool {
 		m.markAgainLocked()
 	}
 	m.token, m.seq, m.holder, m.wakes, m.by = r.token, r.seq, r.from, r.wakes, r.by
+	m.spoke, m.mute = time.Now(), false
 	switch r.kind {
 	case busy:
 		m.busy = r
@@ -102,7 +103,14 @@ func (m *Member) hearTicketLocked(r *report) {
 		return
 	}
 	m.heard[r.from] = heardOf{r.seq, now}
-	if r.kind != note && !m.acking {
+	if r.kind != note {
+		m.ackSoonLocked()
+	}
+}
+
+// ackSoonLocked has the others told that a check was asked for, unless it has ended by then.
+func (m *Member) ackSoonLocked() {
+	if !m.acking {
 		m.acking = true
 		time.AfterFunc(ackDelay, m.acknowledge)
 	}

@@ -90,6 +90,9 @@ type Member struct {
 	holder uint64 // 0 if it has not been heard yet
 	by     string
 	wakes  uint64
+	spoke  time.Time // when it was heard last
+	doubts bool      // whether it is still there: see doubt
+	mute   bool      // it has said nothing after a wake-up
 	inbox  *report   // the latest that says something of the state
 	busy   *report   // the latest that says that a check takes its time
 	free   bool      // the lease was given up
@@ -129,6 +132,7 @@ const (
 	minLease = 500 * time.Millisecond // a busy machine must not lose it
 
 	askPatience = 300 * time.Millisecond // for a sign that a check was asked for
+	wakeTime    = time.Second            // for a sign that who checks has heard a wake-up too
 	ackDelay    = 100 * time.Millisecond // for a check that has been asked for, before it is said that it takes its time
 	noteDelay   = 5 * time.Millisecond   // for those who come together
 	noteGap     = 25 * time.Millisecond  // for those who come after them
@@ -152,11 +156,33 @@ func slackTime(pause time.Duration) time.Duration {
 }
 func keepTime(pause time.Duration) time.Duration { return max(5*pause, minKeep) }
 
-// deaf reports whether who holds the lease is woken by all that wakes here.
+// deaf reports whether who holds the lease is woken by all that wakes here. It is given
+// some time to say something then.
 func (m *Member) deaf() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.role == follows && m.holder != 0 && m.wakes == m.set.Wakes
+	if m.role != follows || m.holder == 0 || m.wakes != m.set.Wakes || m.mute {
+		return false
+	}
+	now := time.Now()
+	if !m.doubts && now.Sub(m.spoke) > askPatience { // else it may have said it already
+		m.doubts = true
+		time.AfterFunc(wakeTime, func() { m.doubt(now) })
+	}
+	return true
+}
+
+// doubt has the check that a wake-up was for be asked for, where who holds the lease has said
+// nothing since: it may have died, and nobody takes its place before the lease is over.
+func (m *Member) doubt(since time.Time) {
+	m.mu.Lock()
+	m.doubts = false
+	mute := m.role == follows && !m.left && m.spoke.Before(since)
+	m.mute = m.mute || mute
+	m.mu.Unlock()
+	if mute {
+		m.resource.Wake()
+	}
 }
 
 // By says which Caddy checks, as operators call it; empty if each does. here reports

@@ -61,6 +61,11 @@ func (m *Member) Turn() Whose {
 	}
 	if m.roleNow() == holds {
 		m.keep()
+		if woken {
+			m.mu.Lock()
+			m.ackSoonLocked() // who was woken too waits for a sign
+			m.mu.Unlock()
+		}
 		return Here
 	}
 	if m.deaf() {
@@ -245,7 +250,7 @@ func (m *Member) claim() bool {
 	if other {
 		// Whatever was heard before: the board says whose it is.
 		m.token, m.seq, m.holder, m.by = token, 0, 0, ""
-		m.inbox, m.busy = nil, nil
+		m.inbox, m.busy, m.mute = nil, nil, false
 	}
 	if mine {
 		if another {

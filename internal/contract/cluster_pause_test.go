@@ -96,3 +96,51 @@ func TestClusterKnowsWhoWaits(t *testing.T) {
 		}
 	})(t)
 }
+
+// contract 7.2 and 14.3: a wake-up that a Caddy has heard which is stopped, and checks for all,
+// is no wake-up lost for the others, long before that one is replaced.
+func TestClusterWakesInSpiteOfWhoIsStopped(t *testing.T) {
+	virtual(func(t *testing.T) {
+		f := newFlock(t, 3, steady+"interval 30s\nwake writes")
+		all := f.park()
+		settle(3 * time.Second)
+		first := f.holder()
+		resume := f.sites[first].link.pause()
+		defer resume()
+		f.value.Add(1)
+		for i, s := range f.sites {
+			if i != first {
+				s.seen.Wake("", "/orders", false)
+			}
+		}
+		settle(2 * time.Second)
+		for i, c := range all {
+			if i != first {
+				c.wants("200 changed 2")
+			}
+		}
+	})(t)
+	t.Run("slow", virtual(func(t *testing.T) {
+		f := newFlock(t, 3, steady+"interval 30s\nwake writes")
+		for _, s := range f.sites {
+			says := f.says(s)
+			s.backend.say(func(w http.ResponseWriter, r *http.Request) error {
+				time.Sleep(5 * time.Second) // much longer than anybody waits for a sign
+				return says(w, r)
+			})
+		}
+		all := f.park()
+		settle(15 * time.Second)
+		f.holder()
+		reads := f.reads.Load()
+		f.value.Add(1)
+		for _, s := range f.sites {
+			s.seen.Wake("", "/orders", false)
+		}
+		settle(12 * time.Second)
+		f.wantAll(all)
+		if n := f.reads.Load() - reads; n != 1 {
+			t.Errorf("%d checks for a wake-up; want 1", n)
+		}
+	}))
+}
