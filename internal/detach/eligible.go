@@ -98,7 +98,7 @@ func hindrance(ctx caddy.Context) string {
 		}
 	}
 	if changes {
-		return "a handler on the way changes fields of requests, such as request_header or forward_auth with copy_headers"
+		return "a handler of the site changes fields of requests, such as request_header or forward_auth with copy_headers"
 	}
 	return ""
 }
