@@ -132,7 +132,7 @@ func outageOf(name string, resources int) scenario {
 func streamsOf(name, over string, http2 bool) scenario {
 	without := []string{"polling", "pushpin"}
 	if http2 {
-		without = append(without, detached)
+		without = append(without, detached, "nchan") // which sends no events over HTTP/2
 	}
 	return scenario{
 		name: name,
