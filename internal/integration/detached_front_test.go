@@ -68,6 +68,22 @@ func testDetachedMethod(t *testing.T, caddy binary) {
 	}
 }
 
+// serveAuth is a backend that answers with its state, and at /auth with what forward_auth asks.
+func serveAuth(t *testing.T, auth http.HandlerFunc) (state *backend) {
+	state = serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch tag := strconv.Quote(state.get()); {
+		case r.URL.Path == "/auth":
+			auth(w, r)
+		case r.Header.Get("If-None-Match") == tag:
+			w.WriteHeader(http.StatusNotModified)
+		default:
+			w.Header().Set("ETag", tag)
+			io.WriteString(w, state.get())
+		}
+	}))
+	return state
+}
+
 // testDetachedPassedTwice has polls turn out to have to ask for themselves, on sites where a
 // handler in front has set a field that another one reads when they pass once more.
 func testDetachedPassedTwice(t *testing.T, caddy binary) {
@@ -89,20 +105,13 @@ func testDetachedPassedTwice(t *testing.T, caddy binary) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var state *backend
-			state = serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				switch tag := strconv.Quote(state.get()); {
-				case r.URL.Path == "/auth" && r.Header.Get("Authorization") == c.field[len("Authorization: "):]:
+			state := serveAuth(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("Authorization") == c.field[len("Authorization: "):] {
 					w.Header().Set("Authorization", "Bearer backend")
-				case r.URL.Path == "/auth":
+				} else {
 					w.WriteHeader(http.StatusUnauthorized)
-				case r.Header.Get("If-None-Match") == tag:
-					w.WriteHeader(http.StatusNotModified)
-				default:
-					w.Header().Set("ETag", tag)
-					io.WriteString(w, state.get())
 				}
-			}))
+			})
 			port := freePort(t)
 			front := strings.ReplaceAll(c.front, "%[1]s", state.addr)
 			s := caddy.start(t, c.options, site(port, "\troute {\n\t"+front+"\n\tlong_poll {\n\t\tinterval 50ms\n\t\tmax_body 1KiB\n\t\tdetach\n\t}\n\treverse_proxy "+state.addr+"\n\t}"))
@@ -203,20 +212,12 @@ func testDetachedBackWithBody(t *testing.T, caddy binary) {
 // itself. What its client asks next, by the same connection, is another poll, and the place
 // that was kept is free.
 func testDetachedRefusedBack(t *testing.T, caddy binary) {
-	var state *backend
 	var closed atomic.Bool
-	state = serveBackend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch tag := strconv.Quote(state.get()); {
-		case r.URL.Path == "/auth" && closed.Load():
+	state := serveAuth(t, func(w http.ResponseWriter, _ *http.Request) {
+		if closed.Load() {
 			w.WriteHeader(http.StatusUnauthorized)
-		case r.URL.Path == "/auth":
-		case r.Header.Get("If-None-Match") == tag:
-			w.WriteHeader(http.StatusNotModified)
-		default:
-			w.Header().Set("ETag", tag)
-			io.WriteString(w, state.get())
 		}
-	}))
+	})
 	port := freePort(t)
 	one := "\troute %s {\n\tforward_auth " + state.addr + " {\n\t\turi /auth\n\t}\n\tlong_poll {\n\t\tinterval 50ms\n\t\tmax_body 1KiB\n\t\tmax_parked 1\n\t\tdetach\n\t}\n\treverse_proxy " + state.addr + "\n\t}\n"
 	s := caddy.start(t, "", site(port, fmt.Sprintf(one, "/a")+fmt.Sprintf(one, "/b")))
